@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 
 def current_graph_task() -> int:
@@ -23,3 +24,12 @@ def in_functorch_transform() -> bool:
         True inside a transform.
     """
     return torch._C._are_functorch_transforms_active()
+
+
+def ddp_in_forward() -> DistributedDataParallel | None:
+    """The DDP module whose forward is running, the innermost one where they are nested.
+
+    Returns:
+        The module, or None outside of a DDP forward.
+    """
+    return DistributedDataParallel._get_active_ddp_module()

@@ -97,8 +97,8 @@ def draw_indices(
         pair_dissociation: False gives B the public draw of A.
 
     Returns:
-        Indices of A and of B, each of shape (r * l,), on the CPU, int16 where that holds every index of the pool and
-        int32 otherwise.
+        Indices of A and of B, each of shape (r * l,), int32, on the CPU. int16 would do for most pools, but neither
+        gloo nor NCCL can broadcast it, as DDP does with every buffer.
 
     Raises:
         ValueError: The ranks ask for more public shards than the pool has.
@@ -124,7 +124,6 @@ def draw_indices(
     num_drawn = (rank - private_rank) * num_shards
     block = private_rank * num_shards
     private = num_public + np.arange(position * block, (position + 1) * block)
-    dtype = np.int16 if num_total - 1 <= np.iinfo(np.int16).max else np.int32
 
     def index_of(matrix: str) -> Tensor:
         order = (
@@ -132,7 +131,7 @@ def draw_indices(
             if subset_selection
             else np.arange(num_public)
         )
-        return torch.from_numpy(np.concatenate([order[:num_drawn], private]).astype(dtype))
+        return torch.from_numpy(np.concatenate([order[:num_drawn], private]).astype(np.int32))
 
     return index_of("A"), index_of("B" if pair_dissociation else "A")
 

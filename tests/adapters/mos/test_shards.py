@@ -133,15 +133,6 @@ def test_ablations():
     assert pure[0].tolist() == pure[1].tolist() == [*range(18), 24, 25, 26]
 
 
-def test_smallest_index_dtype():
-    case = {"rank": 2, "private_rank": 1, "num_modules": 32, "seed": 0, "group": "q_proj", "position": 31}
-    small = draw_indices(equivalent_rank=32, num_shards=32, **case)  # 32,768 rows: the last is 32,767
-    large = draw_indices(equivalent_rank=33, num_shards=32, **case)
-    assert [index.dtype for index in (*small, *large)] == [torch.int16, torch.int16, torch.int32, torch.int32]
-    assert small[0].max() == 32 * 32 * 32 - 1
-    assert large[0].max() == 33 * 32 * 32 - 1
-
-
 @pytest.mark.parametrize(
     ("ranks", "parts"),
     [

@@ -1,0 +1,89 @@
+"""Export of a saved MoS adapter to a LoRA folder, without the weights of the base model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, PeftType
+from torch import nn
+
+from hf_mixture.adapters.mos.checkpoint import CONFIG_FILE, check_folder
+from hf_mixture.adapters.mos.config import MosConfig
+
+
+_AUTO_CLASSES = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+
+
+def export_lora_folder(
+    folder: str | os.PathLike[str], save_directory: str | os.PathLike[str], *, base_model: str | None = None
+) -> Path:
+    """Write a saved MoS adapter as the LoRA of rank r that computes the same.
+
+    Of the base model only its configuration is read: the modules and their shapes decide where each shard goes, the
+    weights do not.
+
+    Args:
+        folder: Folder of the MoS adapter.
+        save_directory: Folder to write to; it must be new or empty.
+        base_model: Hub id or folder of the base model. Defaults to the one that the adapter names.
+
+    Returns:
+        `save_directory`.
+
+    Raises:
+        ValueError: The folder holds no sound MoS adapter, its base model is not found, or `save_directory` is not
+            empty. Nothing has been written.
+    """
+    folder, save_directory = Path(folder), Path(save_directory)
+    if not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f"{folder} has no {CONFIG_FILE}; name the folder of a saved adapter")
+    peft_type = PeftConfig.from_pretrained(str(folder)).peft_type
+    if peft_type != PeftType.MOS:
+        raise ValueError(f"{folder} holds a {peft_type.value} adapter; only MOS adapters can be exported exactly")
+    if save_directory.exists() and any(save_directory.iterdir()):
+        raise ValueError(
+            f"{save_directory} is not empty; name a new folder, so that no file of another adapter stays in it"
+        )
+    check_folder(folder)
+    config = MosConfig.from_pretrained(str(folder))
+    model = _skeleton(folder, config, base_model)
+    adapted = PeftModel.from_pretrained(model, str(folder), low_cpu_mem_usage=True)
+    adapted.base_model.to_lora(save_directory=save_directory)
+    return save_directory
+
+
+def _skeleton(folder: Path, config: MosConfig, base_model: str | None) -> nn.Module:
+    """The base model on the meta device."""
+    import transformers
+
+    name = base_model or config.base_model_name_or_path
+    if not name:
+        raise ValueError(
+            f"the adapter in {folder} does not name its base model; pass base_model, a Hub id or a folder"
+        )
+    try:
+        base_config = transformers.AutoConfig.from_pretrained(name, revision=config.revision)
+    except OSError as error:
+        raise ValueError(
+            f"the configuration of the base model {name} of {folder} cannot be read "
+            f"({str(error).strip().splitlines()[0]}); pass base_model, a Hub id or a folder that holds config.json"
+        ) from error
+    auto_class = getattr(transformers, _auto_class(base_config, config))
+    with torch.device("meta"):
+        return auto_class.from_config(base_config) if hasattr(auto_class, "from_config") else auto_class(base_config)
+
+
+def _auto_class(base_config: Any, config: MosConfig) -> str:
+    task = str(getattr(config.task_type, "value", config.task_type))
+    architectures = base_config.architectures or ["AutoModel"]
+    return _AUTO_CLASSES.get(task, architectures[0])

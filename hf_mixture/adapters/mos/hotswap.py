@@ -1,0 +1,83 @@
+"""Replacing an adapter by another of the same shapes in place, without new modules and without recompilation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from hf_mixture.adapters.mos.bank import BANK_NAME, find_bank
+from hf_mixture.adapters.mos.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    check_folder,
+    check_tensors,
+    expect_from_model,
+    key_in_file,
+    tensors_to_check,
+)
+from hf_mixture.adapters.mos.config import MosConfig
+from hf_mixture.adapters.mos.layer import MosLayer
+from hf_mixture.adapters.mos.layout import draw_slot
+
+
+# Settings that are constants of the forward pass, or that decide what a pool row means.
+_FIXED = ("r", "rank_pattern", "equivalent_rank", "private_rank", "num_shards", "mos_alpha", "pool_by")
+
+
+@torch.no_grad()
+def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "default") -> None:
+    """Copy the pools and indices of a saved adapter over those of a loaded one.
+
+    A compiled model stays compiled: no tensor is replaced and no constant changes. Optimizer states are not touched.
+
+    Args:
+        model: A model with the adapter, or a PeftModel around it.
+        folder: Local folder of the adapter to swap in; it must have the shapes and the scaling of the loaded one.
+        adapter_name: Name of the adapter to overwrite.
+
+    Raises:
+        ValueError: The model has no such adapter, or the saved one differs in a setting or a shape; nothing was
+            changed.
+    """
+    found = find_bank(model)
+    if found is None or adapter_name not in found[1]:
+        raise ValueError(
+            f"adapter_name={adapter_name!r} is not a MoS adapter of this model; a swap needs one to overwrite. "
+            "Remedy: load the first adapter with load_adapter."
+        )
+    folder = Path(folder)
+    check_folder(folder)
+    peft_model: Any = model
+    loaded, saved = peft_model.peft_config[adapter_name], MosConfig.from_pretrained(str(folder))
+    for setting in _FIXED:
+        ours, theirs = getattr(loaded, setting), getattr(saved, setting)
+        if ours != theirs:
+            raise ValueError(
+                f"{folder / CONFIG_FILE}: {setting}={theirs!r} differs from {ours!r} of the loaded adapter "
+                f"{adapter_name!r}; a swap in place needs equal settings. Remedy: use load_adapter."
+            )
+    layers = {
+        key_in_file(name): layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, MosLayer) and adapter_name in layer.slots
+    }
+    tensors = {key_in_file(key): value for key, value in load_file(folder / WEIGHTS_FILE).items()}
+    expectation = expect_from_model(model, adapter_name)
+    if not saved.save_indices:
+        tensors |= {f"{name}.mos_index": draw_slot(saved, layer.slots[adapter_name]) for name, layer in layers.items()}
+    different = sorted(set(expectation.shapes) ^ set(tensors_to_check(tensors)[0]))
+    if different:
+        raise ValueError(
+            f"{folder / WEIGHTS_FILE}: only one of this file and the loaded adapter {adapter_name!r} has a tensor "
+            f"{different[0]!r}; they target different modules. Remedy: use load_adapter."
+        )
+    check_tensors(*tensors_to_check(tensors), expectation, source=str(folder / WEIGHTS_FILE))
+
+    for key, pool in found[1][adapter_name].items():
+        pool.copy_(tensors[f"{BANK_NAME}.{key}"])
+    for name, layer in layers.items():
+        layer.mos_index[adapter_name].copy_(tensors[f"{name}.mos_index"])

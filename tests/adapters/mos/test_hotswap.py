@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch._dynamo.testing import CompileCounter
+
+from hf_mixture.adapters.mos.bank import find_bank
+from hf_mixture.adapters.mos.hotswap import hotswap_adapter
+
+
+@pytest.fixture
+def other(llama, mos_config, tokens, tmp_path):
+    """A saved adapter with other shards and other weights, and its logits."""
+
+    def save(**changes):
+        torch.manual_seed(3)
+        model = get_peft_model(llama(), mos_config(**{"index_seed": 3, **changes})).eval()
+        model.save_pretrained(tmp_path)
+        return tmp_path, model(tokens).logits
+
+    return save
+
+
+@pytest.mark.parametrize("save_indices", [True, False])
+def test_swaps_in_place(save_indices, other, llama, mos_config, tokens):
+    folder, logits = other(save_indices=save_indices)
+    model = get_peft_model(llama(), mos_config()).eval()
+    pools = dict(find_bank(model)[1].named_parameters())
+    hotswap_adapter(model, folder)
+    assert torch.equal(model(tokens).logits, logits)
+    assert all(pool is pools[name] for name, pool in find_bank(model)[1].named_parameters())
+
+
+def test_a_compiled_model_is_not_compiled_again(mos_config, tmp_path):
+    def build(**changes):
+        base = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3))).requires_grad_(False)
+        for linear in base:
+            torch.nn.init.eye_(linear.weight)
+        return get_peft_model(base, mos_config(task_type=None, target_modules="all-linear", **changes))
+
+    other = build(index_seed=3)
+    other.save_pretrained(tmp_path)
+    model, counter = build(), CompileCounter()
+    model.get_base_model().load_state_dict(
+        {key: value for key, value in other.get_base_model().state_dict().items() if "base_layer" in key}, strict=False
+    )
+    compiled = torch.compile(model, backend=counter)
+    x = torch.randn(2, 8)
+    with torch.no_grad():
+        before = compiled(x)
+        frames = counter.frame_count
+        hotswap_adapter(model, tmp_path)
+        assert not torch.equal(compiled(x), before)
+        torch.testing.assert_close(compiled(x), other(x))
+    assert counter.frame_count == frames > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": 3}, r"r=3 differs from 4.*load_adapter"),
+        ({"mos_alpha": 8}, "mos_alpha=8 differs from 16"),
+        ({"target_modules": ["q_proj"]}, r"only one of this file and the loaded adapter 'default' has a tensor"),
+        ({"num_shards": 2}, "num_shards=2 differs from 4"),
+    ],
+)
+def test_different_adapters_are_refused_unchanged(changes, message, other, llama, mos_config, tokens):
+    folder, _ = other(**changes)
+    model = get_peft_model(llama(), mos_config()).eval()
+    expected = model(tokens).logits
+    with pytest.raises(ValueError, match=message):
+        hotswap_adapter(model, folder)
+    assert torch.equal(model(tokens).logits, expected)
+
+
+def test_needs_an_adapter_to_overwrite(other, llama, mos_config):
+    folder, _ = other()
+    with pytest.raises(ValueError, match="adapter_name='default' is not a MoS adapter"):
+        hotswap_adapter(llama(), folder)
+    with pytest.raises(ValueError, match="adapter_name='nope'"):
+        hotswap_adapter(get_peft_model(llama(), mos_config()), folder, "nope")
