@@ -16,8 +16,14 @@ from hf_mixture._exports import EXPORTS as _EXPORTS
 if TYPE_CHECKING:
     from hf_mixture.adapters.mos.config import MosConfig as MosConfig
     from hf_mixture.adapters.mos.model import MosModel as MosModel
+    from hf_mixture.data.domains import load_domain as load_domain
+    from hf_mixture.data.domains import load_domains as load_domains
+    from hf_mixture.data.domains import split_by_domain as split_by_domain
+    from hf_mixture.data.installed import installed_packages as installed_packages
     from hf_mixture.data.interleave import interleave_datasets as interleave_datasets
     from hf_mixture.data.mixture import Mixture as Mixture
+    from hf_mixture.data.plan import MixturePlan as MixturePlan
+    from hf_mixture.data.source import Source as Source
     from hf_mixture.methods import list_methods as list_methods
 
 __version__ = "0.1.0.dev0"

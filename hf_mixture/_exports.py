@@ -9,5 +9,11 @@ EXPORTS: dict[str, str] = {
     "MosModel": "hf_mixture.adapters.mos.model",
     # data
     "Mixture": "hf_mixture.data.mixture",
+    "MixturePlan": "hf_mixture.data.plan",
+    "Source": "hf_mixture.data.source",
+    "installed_packages": "hf_mixture.data.installed",
     "interleave_datasets": "hf_mixture.data.interleave",
+    "load_domain": "hf_mixture.data.domains",
+    "load_domains": "hf_mixture.data.domains",
+    "split_by_domain": "hf_mixture.data.domains",
 }

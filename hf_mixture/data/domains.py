@@ -1,0 +1,294 @@
+"""Domains: named sources of text, each as train, validation and test.
+
+One entry point for Hub data sets, local files and folders, data sets in memory, and the packages of the running
+environment (`installed:<domain>`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_mixture.data.installed import DOMAINS, installed_packages
+from hf_mixture.data.source import Source, shorten
+from hf_mixture.data.spdx import UNKNOWN
+from hf_mixture.data.splits import SPLITS, split_of
+from hf_mixture.data.textfiles import read_texts
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+__all__ = ["installed_packages", "load_domain", "load_domains", "split_by_domain"]
+
+INSTALLED = "installed:"
+HELD_OUT = 0.1
+_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+_VALIDATION = ("validation", "valid", "val", "dev")
+_BATCH = 1000
+
+
+def load_domains(sources: Mapping[str, Any], *, held_out: float = HELD_OUT) -> dict[str, DatasetDict]:
+    """Load several domains; see `load_domain`.
+
+    Args:
+        sources: A source for each name: what `load_domain` takes. `mixture.sources` is such a mapping.
+        held_out: As in `load_domain`.
+
+    Returns:
+        A `DatasetDict` for each name, in the order given.
+
+    Raises:
+        ValueError: A source is wrong; the message names the domain.
+        FileNotFoundError: A source does not exist.
+
+    Example:
+        ```python
+        >>> from datasets import Dataset
+        >>> from hf_mixture import load_domains
+        >>> notes = Dataset.from_dict({"text": [f"note {i}" for i in range(100)]})
+        >>> domains = load_domains({"notes": notes})
+        >>> {split: len(rows) for split, rows in domains["notes"].items()}
+        {'train': 79, 'validation': 10, 'test': 11}
+
+        ```
+    """
+    if not isinstance(sources, Mapping) or not sources:
+        raise ValueError(f"domains={shorten(sources)} must map at least one name to a source: add one")
+    parsed = {name: _parse(source, name) for name, source in sources.items()}
+    wanted = {source.path.removeprefix(INSTALLED) for source in parsed.values() if _is_installed(source)}
+    if wanted:
+        # One pass over the environment for all of them; `load_domain` then finds each in the cache.
+        installed_packages([domain for domain in DOMAINS if domain in wanted], held_out=held_out)
+    loaded = {}
+    for name, source in parsed.items():
+        try:
+            loaded[name] = load_domain(source, held_out=held_out)
+        except ValueError as error:
+            raise ValueError(f"domain {name!r}: {error}") from error
+    return loaded
+
+
+def load_domain(source: Any, *, held_out: float = HELD_OUT) -> DatasetDict:
+    """Load one domain: text with its licence, as train, validation and test.
+
+    Splits that the source lacks are taken from its training rows by a hash: of the path for text files, of the text
+    otherwise, so that equal texts are never on both sides. Rows without text are left out.
+
+    Args:
+        source: One of
+
+            - a path or `Source`: a text file (cut into documents at blank lines), a folder of text files (one document
+              each), a json, jsonl, parquet, csv or arrow file, a folder of these, a folder written by `save_to_disk`,
+              the id of a Hub data set, or `"installed:<domain>"` (see `installed_packages`);
+            - a mapping with the fields of `Source`;
+            - a `Dataset` or `DatasetDict` with a string column "text".
+        held_out: Share of validation, and of test, where they are cut from the training rows, in (0, 0.5).
+            Default: 0.1.
+
+    Returns:
+        `DatasetDict` of "train", "validation" and "test", with string columns "text" and "license", and "path" where
+        the rows are files. `"installed:<domain>"` has the columns of `installed_packages`.
+
+    Raises:
+        ValueError: The source is malformed, has no such column or split, or too few rows to hold some out.
+        FileNotFoundError: There is no such file, folder or Hub data set.
+        TypeError: `source` is none of these.
+
+    Example:
+        ```python
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from hf_mixture import load_domain
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for i in range(100):
+        ...         _ = Path(folder, f"{i}.txt").write_text(f"file number {i}")
+        ...     notes = load_domain(folder)
+        >>> notes["train"].column_names
+        ['text', 'path', 'license']
+
+        ```
+    """
+    from datasets import Dataset, DatasetDict
+
+    if not 0 < held_out < 0.5:
+        raise ValueError(f"held_out={held_out!r} must lie in (0, 0.5), to leave rows for training: the default is 0.1")
+    parsed = _parse(source, "source")
+    if isinstance(parsed, Dataset | DatasetDict):
+        raw: Any = parsed
+        facts = Source("memory")
+    elif _is_installed(parsed):
+        domain = parsed.path.removeprefix(INSTALLED)
+        if domain not in DOMAINS:
+            raise ValueError(f"path={parsed.path!r}: {domain!r} is not one of {list(DOMAINS)}; choose one")
+        return _complete(installed_packages([domain], held_out=held_out), parsed)
+    else:
+        raw, facts = _read(parsed), parsed
+    splits = _splits(raw, facts)
+    parts = {name: _columns(part, facts) for name, part in splits.items()}
+    return _complete(DatasetDict(_held_out(parts, facts, held_out)), facts)
+
+
+def split_by_domain(dataset: DatasetDict) -> dict[str, DatasetDict]:
+    """Take a multi-domain data set apart.
+
+    Args:
+        dataset: Splits with a string column "domain", as `installed_packages` gives.
+
+    Returns:
+        For each domain, in the order of its first row, a `DatasetDict` with the same splits.
+
+    Raises:
+        ValueError: A split has no column "domain".
+
+    Example:
+        ```python
+        >>> from datasets import Dataset, DatasetDict
+        >>> from hf_mixture import split_by_domain
+        >>> rows = Dataset.from_dict({"text": ["x", "y"], "domain": ["wiki", "code"]})
+        >>> split_by_domain(DatasetDict({"train": rows}))["code"]["train"]["text"][:]
+        ['y']
+
+        ```
+    """
+    from datasets import DatasetDict
+
+    rows: dict[str, dict[str, list[int]]] = {}
+    for split, part in dataset.items():
+        if "domain" not in part.column_names:
+            raise ValueError(f"split {split!r} has no column 'domain', only {part.column_names}; add one")
+        for index, domain in enumerate(part["domain"]):
+            rows.setdefault(domain, {name: [] for name in dataset})[split].append(index)
+    return {
+        domain: DatasetDict(
+            {split: dataset[split].select(np.asarray(found, np.int64)) for split, found in parts.items()}
+        )
+        for domain, parts in rows.items()
+    }
+
+
+def _parse(source: Any, name: str) -> Any:
+    from datasets import Dataset, DatasetDict
+
+    if isinstance(source, Source | Dataset | DatasetDict):
+        return source
+    if isinstance(source, str | os.PathLike):
+        return Source(os.fspath(source))
+    if isinstance(source, Mapping):
+        return Source.from_dict(source)
+    raise TypeError(
+        f"{name!r} is a {type(source).__name__}; a domain is a path, a Source, a mapping of its fields, a Dataset "
+        "or a "
+        "DatasetDict"
+    )
+
+
+def _is_installed(source: Any) -> bool:
+    return isinstance(source, Source) and source.path.startswith(INSTALLED)
+
+
+def _read(source: Source) -> Any:
+    """The raw data set at a path."""
+    from datasets import load_dataset, load_from_disk
+
+    path = Path(source.path)
+    if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return load_from_disk(str(path))
+    kwargs = source.load_kwargs()
+    plain = source.data_files is None and source.data_dir is None and source.config is None
+    if plain and path.is_file():
+        if path.suffix.lower() not in _BUILDERS:
+            return read_texts(path)
+        kwargs = {"path": _BUILDERS[path.suffix.lower()], "data_files": str(path)}
+    elif plain and path.is_dir() and not any(child.suffix.lower() in _BUILDERS for child in path.iterdir()):
+        return read_texts(path)
+    # A slice such as "train[:10%]" is not the name of a split: datasets has to cut it.
+    split = source.split if not source.split.isidentifier() else None
+    try:
+        return load_dataset(**kwargs, split=split)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"path={source.path!r} is no file or folder here, and could not be loaded from the Hub "
+            f"({str(error).splitlines()[0]}); check the name, the revision and the access"
+        ) from error
+
+
+def _splits(raw: Any, source: Source) -> dict[str, Dataset]:
+    """The splits that the source has, under our names."""
+    from datasets import Dataset
+
+    if isinstance(raw, Dataset):
+        return {"train": raw}
+    if source.split not in raw:
+        raise ValueError(f"{source.path!r} has no split {source.split!r}, only {list(raw)}; set split to one of these")
+    found = {"train": raw[source.split]}
+    for name, aliases in (("validation", _VALIDATION), ("test", ("test",))):
+        other = next((alias for alias in aliases if alias in raw and alias != source.split), None)
+        if other is not None:
+            found[name] = raw[other]
+    return found
+
+
+def _columns(part: Dataset, source: Source) -> Dataset:
+    """The rows as text, license and, for files, path."""
+    from datasets import Value
+
+    if source.text_column not in part.column_names:
+        raise ValueError(
+            f"{source.path!r} has no column {source.text_column!r}, only {part.column_names}; set text_column to "
+            "the one with "
+            "the text"
+        )
+    kind = part.features[source.text_column]
+    if kind not in (Value("string"), Value("large_string")):
+        raise ValueError(f"column {source.text_column!r} of {source.path!r} is {kind}, not text; set text_column")
+    if source.text_column != "text":
+        if "text" in part.column_names:
+            part = part.remove_columns("text")
+        part = part.rename_column(source.text_column, "text")
+    string = Value("string")
+    kept = [name for name in ("text", "license", "path") if part.features.get(name) in (string, Value("large_string"))]
+    part = part.select_columns(kept).cast_column("text", string)
+    if "license" not in kept or source.license is not None:
+        label = source.license or (part.info.license if part.info else None) or UNKNOWN
+        part = part.remove_columns([name for name in kept if name == "license"])
+        part = part.add_column("license", [label] * len(part), feature=string)
+    return part
+
+
+def _held_out(found: dict[str, Dataset], source: Source, held_out: float) -> dict[str, Dataset]:
+    """Take the missing splits from the training rows, and leave out rows without text."""
+    from tqdm.auto import tqdm
+
+    missing = [split for split in SPLITS if split not in found]
+    rows: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for split, part in found.items():
+        key = "path" if "path" in part.column_names else "text"
+        batches = part.select_columns(sorted({"text", key})).iter(batch_size=_BATCH)
+        if len(part) > 100 * _BATCH:
+            batches = tqdm(batches, total=-(-len(part) // _BATCH), desc=f"splitting {source.path}")
+        index = 0
+        for batch in batches:
+            for text, name in zip(batch["text"], batch[key], strict=True):
+                if text and not text.isspace():
+                    drawn = split_of(name or text, held_out) if split == "train" and missing else split
+                    rows[drawn if drawn in missing else split].append(index)
+                index += 1
+    return {
+        split: found["train" if split in missing else split].select(np.asarray(rows[split], np.int64))
+        for split in SPLITS
+    }
+
+
+def _complete(dataset: DatasetDict, source: Source) -> DatasetDict:
+    """Return the data set, or raise ValueError when one of its splits has no rows."""
+    if empty := [split for split, rows in dataset.items() if not len(rows)]:
+        raise ValueError(
+            f"{source.path!r} has no rows for {empty}, of {sum(map(len, dataset.values()))} rows with text; "
+            "add rows, raise held_out, or give it these splits"
+        )
+    return dataset

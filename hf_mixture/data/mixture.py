@@ -1,0 +1,360 @@
+"""`Mixture`: which domains, in what shares, counted in which unit.
+
+A mixture is a value: frozen, hashable, equal by content, and stored as one small file, `mixture.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import numbers
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hf_mixture.data import mixture_file
+from hf_mixture.data.source import UNITS, Source, check_text
+
+
+logger = logging.getLogger(__name__)
+
+Unit = Literal["examples", "tokens", "bytes"]
+
+EXACT_SUM = 1e-9
+ROUNDED_SUM = 1e-2
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Mixture:
+    """Domains and their shares: the weights of a data mixture.
+
+    Args:
+        weights: Share of each domain, by name; the order of the names is part of the value. Finite, >= 0, at least
+            one > 0. A sum within 1e-9 of 1 is kept as it is, within 1e-2 it is normalised with a notice. A domain of
+            weight 0 is never drawn.
+        unit: What the shares count: "examples" (rows), "tokens" or "bytes". There is no default, because shares of
+            rows and shares of tokens differ by the ratio of the mean lengths.
+        seed: Seed of the order, in [0, 2**63). Default: 0.
+        sources: Where the rows of a domain come from, by name, for any of the domains.
+        name: Name of the recipe.
+        description: Free text.
+        license: Licence of the recipe, not of the data.
+        metadata: Facts that are stored and not applied: `provenance`, `tokenizer`, and keys that start with `x_`.
+        normalise: Divide the weights by their sum, whatever it is. Default: False.
+
+    Attributes:
+        names (`tuple[str, ...]`): The domains, in order.
+        shares (`tuple[float, ...]`): Their weights, in the same order; the sum is 1 within 1e-9.
+
+    Raises:
+        ValueError: A name, a weight, the sum of the weights, the unit, the seed or a source breaks its rule.
+
+    Example:
+        ```python
+        >>> from hf_mixture import Mixture
+        >>> mixture = Mixture({"wiki": 0.7, "code": 0.3}, unit="tokens", seed=0)
+        >>> mixture.weights
+        {'wiki': 0.7, 'code': 0.3}
+        >>> mixture == Mixture({"wiki": 7, "code": 3}, unit="tokens", normalise=True)
+        True
+
+        ```
+    """
+
+    names: tuple[str, ...]
+    shares: tuple[float, ...]
+    unit: Unit
+    seed: int
+    name: str | None
+    description: str | None
+    license: str | None
+    _sources: tuple[tuple[str, Source], ...] = field(repr=False)
+    _metadata: str = field(repr=False)
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        *,
+        unit: Unit,
+        seed: int = 0,
+        sources: Mapping[str, Source] | None = None,
+        name: str | None = None,
+        description: str | None = None,
+        license: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        normalise: bool = False,
+    ) -> None:
+        if not isinstance(weights, Mapping):
+            raise ValueError(
+                f"weights is a {type(weights).__name__}; it must map domain names to numbers: "
+                'write {"wiki": 0.7, "code": 0.3}'
+            )
+        names = check_names(weights)
+        shares = check_weights(names, tuple(weights.values()), normalise)
+        if unit not in UNITS:
+            raise ValueError(f"unit={unit!r} is not one of {list(UNITS)}; choose what the weights count")
+        if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed={seed!r} is not an integer in [0, 2**63); choose one, for example seed=0")
+        sources = dict(sources or {})
+        for key, source in sources.items():
+            if key not in names:
+                raise ValueError(
+                    f"sources names {key!r}, which has no weight; the domains are {list(names)}: add a weight"
+                )
+            if not isinstance(source, Source):
+                raise ValueError(f"sources[{key!r}] is a {type(source).__name__}; it must be a Source: build one")
+        for key, text in (("name", name), ("license", license)):
+            if text is not None:
+                check_text(key, text)
+        if description is not None:
+            mixture_file.check_description(description)
+        values = {
+            "names": names,
+            "shares": shares,
+            "unit": unit,
+            "seed": int(seed),
+            "name": name,
+            "description": description,
+            "license": license,
+            "_sources": tuple((key, sources[key]) for key in names if key in sources),
+            "_metadata": mixture_file.freeze_metadata(dict(metadata or {})),
+        }
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def uniform(cls, names: Iterable[str], *, unit: Unit, seed: int = 0) -> Mixture:
+        """Build the mixture that gives each domain the same share.
+
+        Args:
+            names: The domains.
+            unit: What the shares count.
+            seed: Seed of the order. Default: 0.
+
+        Returns:
+            The mixture.
+
+        Example:
+            ```python
+            >>> from hf_mixture import Mixture
+            >>> Mixture.uniform(["a", "b"], unit="bytes").weights
+            {'a': 0.5, 'b': 0.5}
+
+            ```
+        """
+        return cls.natural(dict.fromkeys(names, 1), unit=unit, seed=seed)
+
+    @classmethod
+    def natural(cls, sizes: Mapping[str, float], *, unit: Unit, temperature: float = 1.0, seed: int = 0) -> Mixture:
+        """Build the mixture whose shares follow the sizes: q_i^T / sum_j q_j^T.
+
+        Args:
+            sizes: Size of each domain, in `unit`.
+            unit: What `sizes` and the shares count.
+            temperature: The exponent T, >= 0: 1 keeps the natural shares, 0 makes them uniform. Default: 1.
+            seed: Seed of the order. Default: 0.
+
+        Returns:
+            The mixture.
+
+        Raises:
+            ValueError: A size is not a number >= 0, all are 0, or `temperature` is not a finite number >= 0.
+
+        Example:
+            ```python
+            >>> from hf_mixture import Mixture
+            >>> Mixture.natural({"a": 900, "b": 300}, unit="tokens").weights
+            {'a': 0.75, 'b': 0.25}
+
+            ```
+        """
+        if not (isinstance(temperature, numbers.Real) and math.isfinite(temperature) and temperature >= 0):
+            raise ValueError(f"temperature={temperature!r} is not a finite number >= 0; use 1 for the natural shares")
+        natural = cls(sizes, unit=unit, seed=seed, normalise=True)
+        # An empty domain stays empty at temperature 0, where 0 ** 0 would give it a share.
+        weights = {key: share**temperature if share > 0 else 0.0 for key, share in natural.weights.items()}
+        return cls(weights, unit=unit, seed=seed, normalise=True)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Share of each domain, by name; a new dictionary on each access."""
+        return dict(zip(self.names, self.shares, strict=True))
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Where rows come from, by name, for the domains that say so."""
+        return dict(self._sources)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Facts that are stored and not applied; a new dictionary on each access."""
+        return dict(json.loads(self._metadata))
+
+    def __repr__(self) -> str:
+        return f"Mixture({self.weights!r}, unit={self.unit!r}, seed={self.seed})"
+
+    def to_json(self) -> str:
+        """Return the text of `mixture.json`; equal mixtures give equal text, and floats round-trip exactly."""
+        return mixture_file.dump(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, where: str = "mixture.json", normalise: bool = False) -> Mixture:
+        """Build a mixture from the text of a `mixture.json`.
+
+        Args:
+            text: The content of the file.
+            where: Name of the file, for error messages.
+            normalise: As in the constructor.
+
+        Returns:
+            The mixture.
+
+        Raises:
+            ValueError: The text is not a valid mixture of format version 1; the message names the field.
+        """
+        return mixture_file.parse(text, where=where, normalise=normalise)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> str:
+        """Write `mixture.json` into a folder, which is created when absent.
+
+        Args:
+            save_directory: The folder.
+
+        Returns:
+            The path of the file.
+        """
+        return mixture_file.write(self, save_directory)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        mixture_name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        normalise: bool = False,
+    ) -> Mixture:
+        """Read a mixture from a folder, a file, or a dataset repository on the Hub. No code is run.
+
+        Args:
+            mixture_name_or_path: A folder with a `mixture.json`, such a file, or the id of a *dataset* repository.
+            revision: Branch, tag or commit of the repository.
+            token: Token for a private repository. Default: the one of the login.
+            cache_dir: Where downloads are kept. Default: the cache of the Hub client.
+            normalise: As in the constructor.
+
+        Returns:
+            The mixture.
+
+        Raises:
+            FileNotFoundError: There is no `mixture.json` at that place.
+            ValueError: The file is not a valid mixture.
+
+        Example:
+            ```python
+            >>> import tempfile
+            >>> from hf_mixture import Mixture
+            >>> mixture = Mixture({"wiki": 0.7, "code": 0.3}, unit="tokens")
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     _ = mixture.save_pretrained(folder)
+            ...     Mixture.from_pretrained(folder) == mixture
+            True
+
+            ```
+        """
+        path = mixture_file.find(os.fspath(mixture_name_or_path), revision=revision, token=token, cache_dir=cache_dir)
+        return mixture_file.read(path, normalise=normalise)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload mixture",
+        create_pr: bool = False,
+    ) -> str:
+        """Upload `mixture.json` and the mixture's section of the dataset card, in one commit.
+
+        The section stands between two markers in `README.md`: what others wrote there stays as it is, and a later push
+        replaces the section.
+
+        Args:
+            repo_id: A *dataset* repository, created when absent.
+            revision: Branch to commit to.
+            private: Whether a repository that is created here is private.
+            token: Token with write access. Default: the one of the login.
+            commit_message: Message of the commit.
+            create_pr: Open a pull request instead of committing to the branch.
+
+        Returns:
+            The URL of the commit.
+        """
+        from hf_mixture.data.mixture_hub import push
+
+        return push(
+            self,
+            repo_id,
+            revision=revision,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            create_pr=create_pr,
+        )
+
+
+def check_names(names: Iterable[Any]) -> tuple[str, ...]:
+    """Return the domain names as a tuple; raise ValueError when there is none or one is not a proper string."""
+    checked = tuple(names)
+    if not checked:
+        raise ValueError("weights is empty; a mixture needs at least one domain: add one")
+    for name in checked:
+        check_text("domain name", name)
+    return checked
+
+
+def check_weights(names: tuple[str, ...], weights: tuple[Any, ...], normalise: bool) -> tuple[float, ...]:
+    """Return the weights as floats that sum to 1 within 1e-9.
+
+    Raises:
+        ValueError: A weight is not a finite number >= 0, all are 0, or the sum is more than 1e-2 away from 1 and
+            `normalise` is False.
+    """
+    values = []
+    for name, weight in zip(names, weights, strict=True):
+        if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+            raise ValueError(
+                f"weight of {name!r} is {weight!r}, a {type(weight).__name__}; a weight must be a number: correct it"
+            )
+        try:
+            value = float(weight)
+        except OverflowError:
+            value = math.inf
+        if not math.isfinite(value) or value < 0:
+            raise ValueError(
+                f"weight of {name!r} is {value!r}; a weight must be a finite number >= 0: "
+                "correct it, or use 0 to leave the domain out"
+            )
+        values.append(abs(value))
+    largest = max(values)
+    if largest == 0:
+        raise ValueError(
+            f"all {len(values)} weights are 0; at least one domain must be drawn: give one a weight above 0"
+        )
+    # Scaled by the largest, so that the sum of huge weights does not overflow.
+    total = math.fsum(value / largest for value in values)
+    distance = abs(total * largest - 1)
+    if distance <= EXACT_SUM:
+        return tuple(values)
+    if distance > ROUNDED_SUM and not normalise:
+        raise ValueError(
+            f"weights {dict(zip(names, values, strict=True))} sum to {total * largest:.6g}; they must sum to 1: "
+            "correct them or pass normalise=True"
+        )
+    if not normalise:
+        logger.warning("The weights sum to %.12g and are divided by that sum.", total * largest)
+    return tuple(value / largest / total for value in values)

@@ -1,0 +1,144 @@
+"""A `Mixture` on the Hub: download, upload, and its section of the dataset card."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from hf_mixture.data.mixture_file import FILE_NAME
+
+
+if TYPE_CHECKING:
+    from hf_mixture.data.mixture import Mixture
+
+START = "<!-- hf_mixture:mixture:start -->"
+END = "<!-- hf_mixture:mixture:end -->"
+
+
+def download(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> str:
+    """Download `mixture.json` from a dataset repository and return its local path.
+
+    Raises:
+        FileNotFoundError: The repository, the revision or the file does not exist or cannot be reached.
+        ValueError: `repo_id` is not a repository id.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return str(
+            hf_hub_download(
+                repo_id, FILE_NAME, repo_type="dataset", revision=revision, token=token, cache_dir=cache_dir
+            )
+        )
+    except HFValidationError as error:
+        raise ValueError(
+            f"{repo_id!r} is neither a folder or file here nor a repository id ({error}); check the path"
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
+        at = f" at revision {revision!r}" if revision else ""
+        raise FileNotFoundError(
+            f"{repo_id!r}{at} is no folder or file here, and no {FILE_NAME} was found in a dataset repository of that "
+            f"name ({type(error).__name__}); check the name, the revision and the access"
+        ) from error
+
+
+def push(
+    mixture: Mixture,
+    repo_id: str,
+    *,
+    revision: str | None,
+    private: bool | None,
+    token: str | bool | None,
+    commit_message: str,
+    create_pr: bool,
+) -> str:
+    """Commit `mixture.json` and the card section to a dataset repository; see `Mixture.push_to_hub`."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
+    card = update_card(_read_card(api, repo_id, revision), mixture)
+    commit = api.create_commit(
+        repo_id,
+        [
+            CommitOperationAdd(FILE_NAME, mixture.to_json().encode("utf-8")),
+            CommitOperationAdd("README.md", card.encode("utf-8")),
+        ],
+        commit_message=commit_message,
+        repo_type="dataset",
+        revision=revision,
+        create_pr=create_pr,
+    )
+    return str(commit.commit_url)
+
+
+def _read_card(api: object, repo_id: str, revision: str | None) -> str | None:
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        path = api.hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=revision)  # type: ignore[attr-defined]
+    except EntryNotFoundError:
+        return None
+    with open(path, encoding="utf-8", newline="") as file:
+        return file.read()
+
+
+def card_section(mixture: Mixture) -> str:
+    """Return the section of the dataset card that describes a mixture, between its markers."""
+    sources = mixture.sources
+    rows = ["| domain | weight | source | revision | licence |", "|---|---|---|---|---|"]
+    for name, weight in mixture.weights.items():
+        source = sources.get(name)
+        facts = (source.path, source.revision, source.license) if source else (None, None, None)
+        rows.append("| " + " | ".join(_cell(value) for value in (name, f"{weight:.6g}", *facts)) + " |")
+    title = f"## Mixture: {_cell(mixture.name)}" if mixture.name else "## Mixture"
+    about = [mixture.description.replace(START, "").replace(END, ""), ""] if mixture.description else []
+    usage = [
+        "```python",
+        "from hf_mixture import Mixture",
+        "",
+        'mixture = Mixture.from_pretrained("REPO_ID")  # the id of this repository',
+        "```",
+    ]
+    counted = f"The weights count {mixture.unit}; the seed of the order is {mixture.seed}. Exact: `{FILE_NAME}`."
+    return "\n".join([START, title, "", *about, counted, "", *rows, "", *usage, END])
+
+
+def update_card(card: str | None, mixture: Mixture) -> str:
+    """Return the card with the mixture's section replaced, or added at its end.
+
+    Raises:
+        ValueError: The card has one marker without the other.
+    """
+    section = card_section(mixture)
+    if card is None:
+        from huggingface_hub import DatasetCardData
+
+        license = mixture.license.lower() if mixture.license else None
+        facts = DatasetCardData(license=license, tags=["hf_mixture", "data-mixture"])
+        return f"---\n{facts.to_yaml()}\n---\n\n{section}\n"
+    start, end = card.find(START), card.find(END)
+    if (start < 0) != (end < 0) or end < start:
+        raise ValueError(
+            f"README.md has only one of the markers {START} and {END}, or in the wrong order; restore both or "
+            "remove both"
+        )
+    if start < 0:
+        return f"{card.rstrip()}\n\n{section}\n"
+    return card[:start] + section + card[end + len(END) :]
+
+
+def _cell(value: str | None) -> str:
+    return "" if value is None else value.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
