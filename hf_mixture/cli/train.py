@@ -1,0 +1,49 @@
+"""`hf-mixture train`: a recipe, run by the stock Trainer."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the `train` subcommand."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train adapters on a mixture of domains, as a recipe says",
+        usage="hf-mixture train RECIPE [options] [--KEY.PATH VALUE ...]",
+        epilog="Any key of the recipe can be given as --KEY.PATH VALUE after the recipe, for example "
+        "--adapt.training_arguments.max_steps 20; it wins over the file.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a packaged recipe: quickstart")
+    parser.add_argument("--model", metavar="ID", help="Hub id or folder of another base model, with its tokenizer")
+    parser.add_argument("--override", metavar="KEY.PATH=VALUE", action="append", default=[], help="set one value")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved plan and write nothing")
+    parser.add_argument("--smoke", action="store_true", help="apply the recipe's smoke section: a run of seconds")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
+    parser.set_defaults(run=run, accepts_overrides=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Resolve the recipe and run it."""
+    from hf_mixture.training.resolve import find_recipe, resolve_recipe
+    from hf_mixture.training.run import run_recipe
+    from hf_mixture.training.strict import parse_overrides
+
+    for text in args.override:
+        if "=" not in text:
+            raise ValueError(f"--override {text!r} has no '='; write --override key.path=value")
+    words = [f"--{text}" for text in args.override] + list(args.overrides)
+    recipe = resolve_recipe(
+        find_recipe(args.recipe), overrides=parse_overrides(words), model=args.model, smoke=args.smoke
+    )
+    command = ["hf-mixture", "train", args.recipe, *(["--smoke"] if args.smoke else [])]
+    command += [*(["--model", args.model] if args.model else []), *words]
+    try:
+        run_recipe(recipe, resume=args.resume, dry_run=args.dry_run, command=shlex.join(command))
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; continue with: {shlex.join(command)} --resume", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,258 @@
+"""From the text of a recipe to a checked `Recipe`: the file, then overrides, then every rule that needs no data."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hf_mixture.training.recipe import Recipe, StageSpec, TokenizerSpec, source_of
+from hf_mixture.training.strict import apply_override, build, check_names, parse_yaml
+
+
+# What the runner sets itself: where a stage writes, and the order of the rows, which the mixture has fixed already.
+OWNED_ARGUMENTS = frozenset(
+    {
+        "do_eval",
+        "do_predict",
+        "do_train",
+        "load_best_model_at_end",
+        "output_dir",
+        "push_to_hub",
+        "resume_from_checkpoint",
+        "save_only_model",
+        "save_strategy",
+        "train_sampling_strategy",
+    }
+)
+
+
+BASE_ROWS = ("untrained", "base")
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+def find_recipe(name: str) -> str:
+    """Return the text of a recipe file, or of a recipe that comes with the package.
+
+    Args:
+        name: Path of a YAML file, or the name of a packaged recipe, for example `"quickstart"`.
+
+    Returns:
+        The YAML text.
+
+    Raises:
+        ValueError: If there is neither.
+
+    Example:
+        >>> from hf_mixture.training.resolve import find_recipe
+        >>> "name: quickstart" in find_recipe("quickstart")
+        True
+    """
+    path = Path(name)
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    packaged = {item.name: item for item in files("hf_mixture.recipes").iterdir() if item.name.endswith(".yaml")}
+    if f"{name}.yaml" in packaged:
+        return packaged[f"{name}.yaml"].read_text(encoding="utf-8")
+    names = ", ".join(sorted(item.removesuffix(".yaml") for item in packaged))
+    raise ValueError(f"recipe {name!r} is not a file and not one of the packaged recipes ({names}); give a path")
+
+
+def resolve_recipe(
+    text: str, *, overrides: Sequence[tuple[str, Any]] = (), model: str | None = None, smoke: bool = False
+) -> Recipe:
+    """Read a recipe; what is given later wins: the file, its `smoke` section, `model`, `overrides`.
+
+    Args:
+        text: The YAML text. Its top-level key `smoke` maps key paths to the values of a run of seconds.
+        overrides: Pairs of key path and value.
+        model: A Hub id or folder that replaces the base model and its tokenizer.
+        smoke: Whether to apply the `smoke` section.
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        ValueError: If a key is unknown, a value has the wrong type or breaks a rule.
+    """
+    values = parse_yaml(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"the recipe is {values!r}; it must be a mapping of keys to values")
+    small = values.pop("smoke", None) or {}
+    if smoke and not small:
+        raise ValueError("the recipe has no section 'smoke', so --smoke has nothing to apply; use overrides instead")
+    if smoke:
+        for path, value in small.items():
+            apply_override(values, path, value)
+    if model is not None:
+        values["model"] = {"from_pretrained": model}
+        values["tokenizer"] = {}
+    for path, value in overrides:
+        apply_override(values, path, value)
+    recipe = build(Recipe, values, "")
+    _check(recipe)
+    return recipe
+
+
+def training_argument_values(recipe: Recipe, stage: StageSpec, learning_rate: float | None = None) -> dict[str, Any]:
+    """Return the training arguments of a stage with the defaults of this package filled in.
+
+    Args:
+        recipe: The recipe.
+        stage: The stage.
+        learning_rate: One rate of the grid. Defaults to the one in the stage's arguments.
+
+    Returns:
+        Fields of `TrainingArguments`, without those that name a place.
+    """
+    import torch
+
+    given = stage.training_arguments
+    steps = given["max_steps"]
+    logging = given.get("logging_steps", max(1, steps // 40))
+    values = {
+        "seed": recipe.seed,
+        "report_to": "none",
+        "disable_tqdm": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "logging_steps": logging,
+        # A multiple of the logging interval: a resumed run then logs the same averages as an uninterrupted one.
+        "save_steps": logging * max(1, round(steps / 10 / logging)) if isinstance(logging, int) else 500,
+        "save_total_limit": 2,
+        "eval_strategy": "steps",
+        "eval_steps": max(1, steps // 8),
+        **given,
+        "train_sampling_strategy": "sequential",
+    }
+    return values if learning_rate is None else values | {"learning_rate": learning_rate}
+
+
+def _check(recipe: Recipe) -> None:
+    _check_model(recipe)
+    _check_numbers(recipe)
+    for section in ("domains", "adapters"):
+        _check_folder_names(section, getattr(recipe, section))
+    for name, values in recipe.domains.items():
+        source_of(name, values)
+    for name, stage in recipe.stages.items():
+        _check_stage(name, stage, recipe.domains)
+        recipe.mixture(name)
+    if not recipe.adapt.learning_rates:
+        raise ValueError("adapt.learning_rates is empty; give at least one rate")
+    if "learning_rate" in recipe.adapt.training_arguments:
+        raise ValueError("adapt.training_arguments has 'learning_rate'; the rates are adapt.learning_rates")
+    for name, values in recipe.adapters.items():
+        if name in BASE_ROWS:
+            raise ValueError(f"an adapter is called {name!r}, as a row of the table is; choose another name")
+        peft_config(name, values)
+
+
+def _check_model(recipe: Recipe) -> None:
+    model, tokenizer = recipe.model, recipe.tokenizer
+    kinds = [kind for kind in ("from_pretrained", "from_config", "from_wheel") if getattr(model, kind) is not None]
+    if len(kinds) != 1:
+        raise ValueError(
+            f"model has {' and '.join(kinds) or 'no source'}; give exactly one of from_pretrained, from_config and "
+            "from_wheel"
+        )
+    if model.dtype not in DTYPES:
+        raise ValueError(f"model.dtype is {model.dtype!r}; choose one of {', '.join(DTYPES)}")
+    if tokenizer.from_pretrained and tokenizer.train_bpe:
+        raise ValueError("tokenizer has from_pretrained and train_bpe; give one of them")
+    if model.from_config is not None and tokenizer == TokenizerSpec():
+        raise ValueError("tokenizer is empty and model.from_config has none of its own; add tokenizer.train_bpe")
+    if model.from_config is None and tokenizer.train_bpe:
+        raise ValueError("tokenizer.train_bpe does not fit a pretrained model, which knows its own tokens; remove it")
+    _check_model_config(model.from_config)
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    limits = {"block_size": (recipe.block_size, 2), "seed": (recipe.seed, 0)}
+    if recipe.document_bytes is not None:
+        limits["document_bytes"] = (recipe.document_bytes, 1)
+    if recipe.tokenizer.train_bpe is not None:
+        # The 256 bytes and the separator.
+        limits["tokenizer.train_bpe.vocab_size"] = (recipe.tokenizer.train_bpe.vocab_size, 257)
+        limits["tokenizer.train_bpe.max_bytes"] = (recipe.tokenizer.train_bpe.max_bytes, 1)
+    limits |= {f"evaluation.{name}": (value, 1) for name, value in dataclasses.asdict(recipe.evaluation).items()}
+    for name, (value, least) in limits.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def _check_folder_names(section: str, values: Mapping[str, Any]) -> None:
+    if not values:
+        raise ValueError(f"{section} is empty; give at least one entry")
+    for name in values:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(
+                f"{section} has the name {name!r}, which becomes the name of a folder; use letters, digits, '_', '-' "
+                "and '.', and begin with one of the first three"
+            )
+
+
+def _check_model_config(values: Mapping[str, Any] | None) -> None:
+    if values is None:
+        return
+    from transformers import CONFIG_MAPPING
+
+    if "model_type" not in values:
+        raise ValueError("model.from_config has no 'model_type'; add it, for example model_type: llama")
+    if values["model_type"] not in CONFIG_MAPPING:
+        check_names([values["model_type"]], list(CONFIG_MAPPING), "the model types of transformers")
+    if "vocab_size" in values:
+        raise ValueError("model.from_config has 'vocab_size', which the tokenizer decides; remove it")
+    known = {item.name for item in dataclasses.fields(CONFIG_MAPPING[values["model_type"]])}
+    check_names(values, {"model_type", *known}, "model.from_config")
+
+
+def _check_stage(name: str, stage: StageSpec, domains: Mapping[str, Any]) -> None:
+    from transformers import TrainingArguments
+
+    where = f"{name}.training_arguments"
+    known = {item.name for item in dataclasses.fields(TrainingArguments) if item.init}
+    owned = sorted(OWNED_ARGUMENTS & stage.training_arguments.keys())
+    if owned:
+        raise ValueError(f"{where} has {owned[0]!r}, which the run decides; remove it")
+    check_names(stage.training_arguments, known - OWNED_ARGUMENTS, where)
+    steps = stage.training_arguments.get("max_steps")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"{where}.max_steps is {steps!r}; give the number of steps, at least 1")
+    check_names(stage.mixture.weights, domains, f"{name}.mixture.weights")
+
+
+def peft_config(name: str, values: Mapping[str, Any] | None) -> Any:
+    """Build the PEFT configuration of one adapter.
+
+    Args:
+        name: Name of the adapter in the recipe.
+        values: `peft_type` and fields of its configuration, or None.
+
+    Returns:
+        The configuration, or None when all weights are trained.
+
+    Raises:
+        ValueError: If the type or a field is unknown or breaks a rule of the type.
+
+    Example:
+        >>> from hf_mixture.training.resolve import peft_config
+        >>> peft_config("lora", {"peft_type": "LORA", "r": 4}).r
+        4
+    """
+    if values is None:
+        return None
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    where = f"adapters.{name}"
+    types = {str(getattr(member, "value", member)): member for member in PEFT_TYPE_TO_CONFIG_MAPPING}
+    if not isinstance(values, Mapping) or "peft_type" not in values:
+        raise ValueError(f"{where} is {values!r}; it needs a peft_type, for example {{peft_type: MOS}}, or null")
+    if values["peft_type"] not in types:
+        check_names([values["peft_type"]], types, f"the adapter types of PEFT ({where}.peft_type)")
+    config_cls = PEFT_TYPE_TO_CONFIG_MAPPING[types[values["peft_type"]]]
+    check_names(values, {"peft_type"} | {item.name for item in dataclasses.fields(config_cls)}, where)
+    fields_given = {key: value for key, value in values.items() if key != "peft_type"}
+    return config_cls(**{"task_type": "CAUSAL_LM"} | fields_given)

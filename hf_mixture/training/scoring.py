@@ -1,0 +1,69 @@
+"""Bits per byte: how well a causal language model predicts held-out text, whatever its tokenizer.
+
+bits per byte = (sum over tokens of -ln p(token | tokens before)) / (ln 2 * UTF-8 bytes of the text)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hf_mixture.training.blocks import Windows
+
+
+def total_nats(model: Any, windows: Windows, *, batch_size: int = 8, progress: str = "") -> float:
+    """Sum the negative log-probabilities of the scored tokens.
+
+    Args:
+        model: A causal language model of transformers; its training mode is restored afterwards.
+        windows: The text, from `hf_mixture.training.blocks.scoring_windows`.
+        batch_size: Windows in one forward pass, at least 1.
+        progress: Label of the progress bar; without one there is no bar.
+
+    Returns:
+        Nats, summed in float64.
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    was_training = model.training
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64)
+    starts = range(0, len(windows.input_ids), batch_size)
+    try:
+        with torch.no_grad():
+            for start in tqdm(starts, desc=progress, leave=False, disable=not progress):
+                ids = windows.input_ids[start : start + batch_size].to(model.device)
+                scored = windows.scored[start : start + batch_size].to(model.device)
+                logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+                nats = torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+                ).view_as(scored)
+                total += nats.double().masked_fill(~scored, 0).sum().cpu()
+    finally:
+        model.train(was_training)
+    return float(total)
+
+
+def bits_per_byte(nats: float, num_bytes: int) -> float:
+    """Convert the nats of a text to bits per byte.
+
+    Args:
+        nats: Sum of the negative log-probabilities of all tokens of the text, >= 0.
+        num_bytes: UTF-8 bytes of the text, at least 1.
+
+    Returns:
+        Bits per byte.
+
+    Raises:
+        ValueError: If `num_bytes` is not positive.
+
+    Example:
+        >>> import math
+        >>> from hf_mixture.training.scoring import bits_per_byte
+        >>> bits_per_byte(100 * math.log(256), num_bytes=100)
+        8.0
+    """
+    if num_bytes < 1:
+        raise ValueError(f"num_bytes={num_bytes}; the text must have at least 1 byte")
+    return nats / math.log(2) / num_bytes
