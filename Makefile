@@ -8,19 +8,20 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := hf_mixture tests benchmarks recipes
+CODE := hf_mixture hf_mixture_cli.py setup.py recipes tests benchmarks
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 \
 	TRANSFORMERS_VERBOSITY=error
 
-.PHONY: help quickstart test test-all quality style bench assets clean
+.PHONY: help quickstart test test-all quality style bench readme assets clean
 
 help:
 	@echo "make quickstart  train a MoS adapter on a mixture of real text (about 5 minutes on 2 cores)"
 	@echo "make test        run the tests that take seconds"
 	@echo "make test-all    run every test"
-	@echo "make quality     lint, types, import rules"
+	@echo "make quality     lint, types, import rules, documentation of the public names"
 	@echo "make style       format the code"
 	@echo "make bench       measure and write benchmarks/results/*.json"
+	@echo "make readme      write the tables of the README from benchmarks/results/*.json and the list of methods"
 	@echo "make assets      install the pretrained weights that some recipes use"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -29,10 +30,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@if [ -n "$(TORCH_INDEX)" ]; then \
-		$(BIN)/python -m pip install --quiet --retries 1 --index-url $(TORCH_INDEX) -c constraints.txt torch || \
+		$(BIN)/python -m pip install --quiet --retries 1 --timeout 15 --index-url $(TORCH_INDEX) -c constraints.txt torch || \
 		$(BIN)/python -m pip install -c constraints.txt torch; \
 	else $(BIN)/python -m pip install -c constraints.txt torch; fi
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,dev]"
+	$(BIN)/python -m pip install -qq -c constraints.txt -e ".[test,dev]"
 	$(BIN)/python -m pip check
 	@touch $@
 
@@ -50,6 +51,7 @@ quality: $(STAMP)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(TEST_ENV) $(BIN)/python -m pytest -q tests/test_docs.py -k coverage
 
 style: $(STAMP)
 	$(BIN)/ruff check --fix $(CODE)
@@ -57,6 +59,9 @@ style: $(STAMP)
 
 bench: $(STAMP)
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+
+readme: $(STAMP)
+	$(BIN)/python benchmarks/scoreboard.py
 
 assets: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[assets]"

@@ -19,6 +19,11 @@ class MethodInfo:
         paper: Where the method was published.
         plug_point: What a user of the stack writes to get it.
         status: `"available"` when the method can be used today, `"planned"` otherwise.
+
+    Example:
+        >>> import hf_mixture
+        >>> hf_mixture.list_methods()[0].plug_point
+        'get_peft_model(model, MosConfig(...))'
     """
 
     name: str

@@ -1,30 +1,36 @@
-"""`hf-mixture list`: the methods of the package."""
+"""`hf-mixture list`: the methods and the recipes of the package."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.resources
 import json
 from typing import Any
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the `list` subcommand."""
-    parser = subparsers.add_parser("list", help="list the methods with paper, plug point and status")
+    parser = subparsers.add_parser("list", help="list the methods, with paper, plug point and status, and the recipes")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, needs_registration=False)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table of methods."""
+    """Print the table of methods and the names of the recipes."""
     from hf_mixture.methods import list_methods
 
     methods = list_methods()
+    files_of_recipes = (entry.name for entry in importlib.resources.files("hf_mixture.recipes").iterdir())
+    recipes = sorted(name.removesuffix(".yaml") for name in files_of_recipes if name.endswith(".yaml"))
     if args.json:
-        print(json.dumps([dataclasses.asdict(method) for method in methods], indent=2))
+        print(
+            json.dumps({"methods": [dataclasses.asdict(method) for method in methods], "recipes": recipes}, indent=2)
+        )
         return 0
     width = max(len(method.name) for method in methods)
     for method in methods:
         print(f"{method.name:<{width}}  {method.status:<9}  {method.paper}")
         print(f"{'':<{width}}  {'':<9}  {method.plug_point}")
+    print(f"recipes for hf-mixture train: {', '.join(recipes)}")
     return 0

@@ -1,27 +1,47 @@
-"""`hf-mixture`: one subcommand per file, each with `add_parser(subparsers)` and a `run(args) -> int`.
+"""`hf-mixture`: one subcommand per file of this folder, each with `add_parser(subparsers)` and `run(args) -> int`.
 
-Exit codes: 0 done, 1 the work failed, 2 the input is wrong.
+The files import nothing heavy at their top, so that `--help` answers at once. A subcommand that works without the
+registrations of `import hf_mixture` says so with `set_defaults(needs_registration=False)`.
+
+Exit codes: 0 done, 1 the work failed or a check found problems, 2 the input is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
+import logging
+import os
+import pkgutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 
-COMMANDS = ("list", "train", "mix", "doctor", "export_lora")
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **kwargs: Any) -> None:
+        # An abbreviated option would shadow a recipe key of the same spelling.
+        super().__init__(**{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the argument parser from the subcommand files of this folder."""
-    parser = argparse.ArgumentParser(
+    """Build the argument parser from the files of this folder."""
+    parser = _Parser(
         prog="hf-mixture", description="Mixtures of parameters, experts, models and data on the Hugging Face stack."
     )
+    parser.add_argument(
+        "--version", action="version", version=f"hf-mixture {importlib.metadata.version('hf-mixture')}"
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        importlib.import_module(f"hf_mixture.cli.{command}").add_parser(subparsers)
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name != "main":
+            importlib.import_module(f"hf_mixture.cli.{module.name}").add_parser(subparsers)
     return parser
 
 
@@ -34,21 +54,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    args, unknown = build_parser().parse_known_args(argv)
+    try:
+        args, unknown = build_parser().parse_known_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
     if unknown and not getattr(args, "accepts_overrides", False):
-        print(f"error: unrecognised arguments: {' '.join(unknown)}; see hf-mixture {args.command} --help", file=sys.stderr)
+        print(f"error: unknown arguments {' '.join(unknown)}; see hf-mixture {args.command} --help", file=sys.stderr)
         return 2
     args.overrides = unknown
     try:
+        if getattr(args, "needs_registration", True):
+            finish_import()
         return int(args.run(args))
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
+        if args.traceback:
+            raise
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, ImportError) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader of a pipe has left; the interpreter flushes stdout again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
-def entry_point() -> None:
-    """Console-script entry point."""
-    sys.exit(main())
+def finish_import() -> None:
+    """Run `hf_mixture/__init__.py`, with its registrations, where the console script has put it off.
+
+    Raises:
+        ImportError: If the installed versions of the stack do not work together.
+    """
+    # bitsandbytes warns in each process without the optional `kernels` package; in a command's output it is noise.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    package = sys.modules["hf_mixture"]
+    if "__all__" in vars(package):
+        return
+    try:
+        package.__spec__.loader.exec_module(package)  # type: ignore[union-attr]
+    except ImportError as error:
+        raise ImportError(
+            f"{error}; hf-mixture doctor compares the installed versions with the supported ones"
+        ) from error

@@ -1,6 +1,6 @@
-"""Model and mixture cards, written from facts that the caller measured.
+"""Model cards, written from facts that the caller measured.
 
-The functions take plain data, so that a card can be written by the training command, by a notebook or by a test. Each
+The function takes plain data, so that a card can be written by the training command, by a notebook or by a test. Each
 code block of a card runs as it stands, with the folder of the card as the working directory.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 CARD_PACKAGES = ("hf-mixture", "torch", "transformers", "peft", "accelerate", "datasets")
 OWN_PEFT_TYPES = frozenset({"MOS"})
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def write_model_card(
@@ -52,7 +52,7 @@ def write_model_card(
         title: Heading of the card.
         summary: One paragraph: what was trained, on what, and what came out.
         method: Name of the method, for example `"MoS"`.
-        base_model: Hub id or path of the base model.
+        base_model: Hub id of the base model, or its path, relative to `folder` or to the current directory.
         adapter_config: The content of `adapter_config.json`; its `peft_type` decides what the usage block imports.
         paper: Reference of the method. Defaults to none.
         license: SPDX expression of the adapter's licence, in lower case as the Hub writes it.
@@ -124,63 +124,9 @@ def write_model_card(
         "metrics_caption": metrics_caption,
         "hyperparameters": _key_table("argument", hyperparameters or {}),
         "versions": _key_table("package", versions or package_versions()),
-        "metadata": _model_metadata(base_model, license, peft_type, tags),
+        "metadata": _model_metadata(folder, base_model, license, peft_type, tags),
     }
     return _write(folder, "model_card.md.jinja", facts)
-
-
-def write_mixture_card(
-    folder: str | PathLike[str],
-    *,
-    title: str,
-    weights: Mapping[str, float],
-    unit: str,
-    command: str = "",
-    location: str = ".",
-    license: str = "apache-2.0",
-    tags: Sequence[str] = (),
-) -> Path:
-    """Write the `README.md` of a folder that holds a `mixture.json`.
-
-    Args:
-        folder: The folder; it exists already.
-        title: Heading of the card.
-        weights: Weight of each domain.
-        unit: What the weights count: `"examples"`, `"tokens"` or `"bytes"`.
-        command: The command that made the mixture.
-        location: How the usage block names the mixture: its Hub id, or `"."` for a snippet that runs in `folder`.
-        license: Licence of the file, in lower case as the Hub writes it.
-        tags: Further tags for the metadata.
-
-    Returns:
-        The path of the card.
-
-    Raises:
-        ValueError: If `folder` is not a directory.
-
-    Example:
-        >>> import tempfile
-        >>> from hf_mixture.hub.cards import write_mixture_card
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     weights = {"code": 0.3, "prose": 0.7}
-        ...     card = write_mixture_card(folder, title="Code and prose", weights=weights, unit="tokens")
-        ...     "| prose | 0.7 |" in card.read_text(encoding="utf-8")
-        True
-    """
-    from huggingface_hub import DatasetCardData
-
-    folder = _existing_folder(folder)
-    metadata = DatasetCardData(license=license, tags=["hf-mixture", "data-mixture", *tags])
-    facts = {
-        "title": title,
-        "weights": _weights_table(weights),
-        "unit": unit,
-        "command": command,
-        "location": location,
-        "versions": _key_table("package", package_versions()),
-        "metadata": metadata.to_yaml(),
-    }
-    return _write(folder, "mixture_card.md.jinja", facts)
 
 
 def package_versions() -> dict[str, str]:
@@ -258,11 +204,12 @@ def _write(folder: Path, template: str, facts: Mapping[str, Any]) -> Path:
     return path
 
 
-def _model_metadata(base_model: str, license: str, peft_type: str, tags: Sequence[str]) -> str:
+def _model_metadata(folder: Path, base_model: str, license: str, peft_type: str, tags: Sequence[str]) -> str:
     from huggingface_hub import ModelCardData
 
     # The Hub rejects a base_model that is a local path.
-    on_hub = _HUB_ID.fullmatch(base_model) is not None and not Path(base_model).exists()
+    is_local = Path(base_model).exists() or (folder / base_model).exists()
+    on_hub = _HUB_ID.fullmatch(base_model) is not None and not is_local
     return ModelCardData(
         library_name="peft",
         license=license,

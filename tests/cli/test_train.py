@@ -28,7 +28,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     assert f"output folder  {recipe.parent / 'run'}" in said
     assert "adapt          7 steps, 28 blocks of 32 tokens = 896 tokens" in said
     assert "mixture by tokens: code 0.75, prose 0.25" in said
-    assert "learning rates 0.0001, 0.05" in said
+    assert "learning rates 0.0001, 0.02" in said
     # 3 layers, q_proj and v_proj, rank 2, 32 inputs and outputs.
     assert said.count("768 trainable parameters") == 2
 
@@ -58,7 +58,7 @@ def test_bad_input_exits_with_2_and_writes_nothing(
 def test_smoke_applies_its_section(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(recipe), "--smoke", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "learning rates 0.05, for each of" in said
+    assert "learning rates 0.02, for each of" in said
     assert "pretrain" not in said
 
 

@@ -45,6 +45,13 @@ class HubDouble:
         self._server.hub = self  # type: ignore[attr-defined]
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
 
+    def push(self, kind: str, name: str, folder: Path) -> None:
+        """Put the files of a folder in a new repository, without a client."""
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        lines: list[dict[str, Any]] = [{"key": "header", "value": {"summary": "upload"}}]
+        lines += [{"key": "file", "value": {"path": path, "content": content}} for path, content in files.items()]
+        self.store.commit(self.store.create(kind, name), "main", lines)
+
     def environment(self, hf_home: Path) -> dict[str, str]:
         """Return the environment of a client process with its own cache and no way around the double."""
         environment = {
@@ -59,6 +66,7 @@ class HubDouble:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": "1",
         }

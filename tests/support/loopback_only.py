@@ -1,8 +1,13 @@
-"""Import first in a process that must not leave this machine: any connection or look-up of another host is an error."""
+"""Runs a script that must not leave this machine: `python loopback_only.py SCRIPT ARGUMENTS...`.
+
+Reaching for another host is an error in the script, and makes the exit status 1 even where the script swallows it.
+"""
 
 from __future__ import annotations
 
+import runpy
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -25,4 +30,10 @@ def _guard(event: str, arguments: tuple[Any, ...]) -> None:
         raise ConnectionRefusedError(f"{event} {host}: this process talks to loopback only")
 
 
-sys.addaudithook(_guard)
+if __name__ == "__main__":
+    sys.addaudithook(_guard)
+    sys.argv = sys.argv[1:]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    if VIOLATIONS:
+        sys.exit(f"tried to leave this machine: {VIOLATIONS}")

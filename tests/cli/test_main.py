@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_mixture.cli
+from hf_mixture.cli.main import build_parser, main
+
+
+COMMANDS = {"doctor", "export-lora", "list", "train"}
+
+
+def commands() -> set[str]:
+    [action] = [action for action in build_parser()._actions if action.dest == "command"]
+    return set(action.choices)
+
+
+def test_each_file_is_a_command() -> None:
+    assert commands() >= COMMANDS
+    files = {path.stem for path in Path(hf_mixture.cli.__file__).parent.glob("[a-z]*.py")} - {"main"}
+    assert commands() == {name.replace("_", "-") for name in files}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['--help']\n"
+        "import hf_mixture_cli\n"
+        "try: hf_mixture_cli.entry_point()\n"
+        "finally: print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(command in done.stdout for command in COMMANDS)
+    assert not {"torch", "peft", "transformers", "numpy", "huggingface_hub", "yaml"} & set(done.stderr.split())
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: hf-mixture {command}")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "COMMAND"),
+        (["trian"], "invalid choice: 'trian'"),
+        (["list", "--jso"], "unknown arguments --jso; see hf-mixture list --help"),
+        (["doctor", "no/such/folder"], "neither a folder nor a Hub id"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_traceback_on_request() -> None:
+    with pytest.raises(ValueError, match="neither a folder"):
+        main(["--traceback", "doctor", "no/such/folder"])
+
+
+def test_list_names_methods_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert len(listed["methods"]) == 20
+    assert listed["methods"][0]["name"] == "MoS"
+    assert listed["recipes"] == sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+    assert main(["list"]) == 0
+    assert "arXiv 2410.00938" in capsys.readouterr().out
