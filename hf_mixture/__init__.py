@@ -15,6 +15,8 @@ from hf_mixture._exports import EXPORTS as _EXPORTS
 
 if TYPE_CHECKING:
     from hf_mixture.adapters.mos.config import MosConfig as MosConfig
+    from hf_mixture.adapters.mos.export import export_lora as export_lora
+    from hf_mixture.adapters.mos.hotswap import hotswap_adapter as hotswap_adapter
     from hf_mixture.adapters.mos.model import MosModel as MosModel
     from hf_mixture.data.domains import load_domain as load_domain
     from hf_mixture.data.domains import load_domains as load_domains

@@ -7,6 +7,8 @@ EXPORTS: dict[str, str] = {
     # adapters
     "MosConfig": "hf_mixture.adapters.mos.config",
     "MosModel": "hf_mixture.adapters.mos.model",
+    "export_lora": "hf_mixture.adapters.mos.export",
+    "hotswap_adapter": "hf_mixture.adapters.mos.hotswap",
     # data
     "Mixture": "hf_mixture.data.mixture",
     "MixturePlan": "hf_mixture.data.plan",

@@ -1,4 +1,4 @@
-"""A check before an adapter folder is loaded into a model.
+"""A check before an adapter folder is loaded into a model, and cleaning up after an adapter that was refused.
 
 PEFT and transformers put the layers of an adapter into the model before they read its weights, and tell no hook of
 the method which file that is. A file that is truncated or belongs to another base model would thus be noticed in a
@@ -56,6 +56,21 @@ def check_before_loading(check: FolderCheck) -> None:
     PeftModel.from_pretrained = classmethod(from_pretrained)
     PeftModel.load_adapter = load_adapter
     PeftAdapterMixin.load_adapter = mixin_load_adapter
+
+
+def forget_failed_adapter(model: Any, adapter_name: str) -> None:
+    """Undo what transformers' `add_adapter` and `load_adapter` note on a model before PEFT can refuse an adapter.
+
+    Without this, a second attempt with a corrected configuration fails on the notes of the first.
+
+    Args:
+        model: The base model.
+        adapter_name: Name of the adapter that was refused.
+    """
+    configs = getattr(model, "peft_config", {})
+    configs.pop(adapter_name, None)
+    if not configs and getattr(model, "_hf_peft_config_loaded", False):
+        model._hf_peft_config_loaded = False
 
 
 _MARK = "_hf_mixture_check"

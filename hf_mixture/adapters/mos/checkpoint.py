@@ -120,8 +120,8 @@ def check_tensors(
         least, largest = int(index.min()), int(index.max())
         if least < 0 or largest >= size:
             raise ValueError(
-                f"{source}: tensor {key!r} has indices from {least} to {largest}, but must point into the {size} shards "
-                f"of its pools, [0, {size}). {_RESTORE}"
+                f"{source}: tensor {key!r} has indices from {least} to {largest}, but its pools have {size} shards, "
+                f"so they must lie in [0, {size}). {_RESTORE}"
             )
 
 
@@ -217,7 +217,11 @@ def _is_mos_folder(folder: Any) -> bool:
     config, weights = Path(folder, CONFIG_FILE), Path(folder, WEIGHTS_FILE)
     if not (config.is_file() and weights.is_file()):
         return False
-    return json.loads(config.read_text(encoding="utf-8")).get("peft_type") == "MOS"
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{config}: the file is not valid JSON ({error}). {_RESTORE}") from error
+    return isinstance(settings, dict) and settings.get("peft_type") == "MOS"
 
 
 def is_adapter_key(key: str) -> bool:

@@ -96,9 +96,9 @@ def _check_static_graph(pool_id: int) -> None:
     if ddp is None or ddp.static_graph or all(id(parameter) != pool_id for parameter in ddp.parameters()):
         return
     raise ValueError(
-        "DistributedDataParallel(static_graph=False) cannot train pools that several segments of reentrant gradient "
-        "checkpointing share: it would drop gradients. Remedy: use_reentrant=False (in activation_checkpointing_kwargs "
-        "of the Trainer), or static_graph=True (ddp_static_graph of the Trainer)."
+        "DistributedDataParallel(static_graph=False) cannot train pools that several segments of reentrant activation "
+        "checkpointing share: it would drop gradients. Remedy: use_reentrant=False (in the Trainer's "
+        "activation_checkpointing_kwargs), or static_graph=True (the Trainer's ddp_static_graph)."
     )
 
 

@@ -9,7 +9,10 @@ from typing import Any
 from torch import nn
 
 from hf_mixture._compat.peft import AuxiliaryTrainingWrapper
-from hf_mixture.adapters.mos.layer import BASE_MODEL, MosLayer
+from hf_mixture.adapters.mos.layer import MosLayer
+
+
+BASE_MODEL = "__base__"
 
 
 @contextmanager

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
+from hf_mixture._compat.loading import forget_failed_adapter
 from hf_mixture._compat.peft import (
     DEFAULT_TARGET_MODULES,
     UPCAST_DTYPES,
     BaseTuner,
+    BaseTunerLayer,
     get_quantization_kwargs,
 )
 from hf_mixture.adapters.mos.bank import BANK_NAME, attach_bank, check_bank_name, find_bank
@@ -25,8 +27,9 @@ from hf_mixture.adapters.mos.checkpoint import check_tensors, expect_from_model,
 from hf_mixture.adapters.mos.config import MosConfig
 from hf_mixture.adapters.mos.dequantize import as_linear, dequantize_linear_layers
 from hf_mixture.adapters.mos.export import export_lora
-from hf_mixture.adapters.mos.layer import Linear, MosLayer
+from hf_mixture.adapters.mos.layer import MosLayer
 from hf_mixture.adapters.mos.layout import Slot, plan_layout
+from hf_mixture.adapters.mos.linear import Linear
 from hf_mixture.adapters.mos.mixed_batch import route_rows
 from hf_mixture.adapters.mos.parameter import ParamWrapper
 from hf_mixture.adapters.mos.targets import find_targets, is_target
@@ -77,16 +80,21 @@ class MosModel(BaseTuner):
             state_dict: Checkpoint whose keys name the modules to adapt, in place of the configuration. One that was
                 saved without indices names no modules, so the configuration selects them.
         """
-        marker = f".{self.prefix}"
-        named = {key.rsplit(marker, 1)[0].removeprefix("_orig_mod.") for key in state_dict or () if marker in key}
-        self._named_modules = named = named - {key for key in named if key.endswith(BANK_NAME)}
-        super().inject_adapter(
-            model,
-            adapter_name,
-            autocast_adapter_dtype=autocast_adapter_dtype,
-            low_cpu_mem_usage=low_cpu_mem_usage,
-            state_dict=state_dict if named else None,
-        )
+        suffix = ".mos_index"
+        self._named_modules = named = {
+            key.removesuffix(suffix).removeprefix("_orig_mod.") for key in state_dict or () if key.endswith(suffix)
+        }
+        try:
+            super().inject_adapter(
+                model,
+                adapter_name,
+                autocast_adapter_dtype=autocast_adapter_dtype,
+                low_cpu_mem_usage=low_cpu_mem_usage,
+                state_dict=state_dict if named else None,
+            )
+        except (ValueError, TypeError):
+            forget_failed_adapter(model, adapter_name)
+            raise
 
     def _prepare_adapter_config(self, peft_config: MosConfig, model_config: dict[str, Any]) -> MosConfig:
         if peft_config.target_modules is None and peft_config.target_parameters:
@@ -141,7 +149,8 @@ class MosModel(BaseTuner):
         bank = self.model.get_submodule(BANK_NAME)
         if parameter_name is not None:
             return ParamWrapper(target, bank, adapter_name, slot, config, parameter_name=parameter_name)
-        transposed = isinstance(target, Conv1D)
+        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        transposed = isinstance(base, Conv1D)
         if transposed != config.fan_in_fan_out:
             warnings.warn(
                 f"fan_in_fan_out is set to {config.fan_in_fan_out} but the target module is "

@@ -145,7 +145,9 @@ def test_unmerging_restores_the_weights_bit_for_bit(dtype, scale):
     assert all(torch.equal(layer.get_base_weight(), w) for layer, w in zip(mos_layers(model), before, strict=True))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-2), (torch.float16, 3e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-2), (torch.float16, 3e-3)]
+)
 def test_merged_and_unmerged_models_agree(dtype, tolerance):
     model = get_peft_model(Stack(dtype=dtype), config()).eval()
     x = torch.randn(3, 16, dtype=dtype)
@@ -164,7 +166,9 @@ def test_safe_merge_refuses_a_broken_adapter_and_keeps_the_weights():
     before = layer.get_base_weight().clone()
     with torch.no_grad():
         layer.bank["default"]["B_proj_16x16"].fill_(float("nan"))
-    with pytest.raises(ValueError, match="NaNs detected in the merged weights. The adapter default seems to be broken"):
+    with pytest.raises(
+        ValueError, match=r"NaNs detected in the merged weights\. The adapter default seems to be broken"
+    ):
         layer.merge(safe_merge=True)
     assert torch.equal(layer.get_base_weight(), before)
     assert not layer.merged

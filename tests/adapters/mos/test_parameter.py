@@ -87,9 +87,9 @@ def test_each_expert_gets_its_own_update(load, experts_config, tokens):
     dense = dict(base.named_parameters())
     with torch.no_grad():
         for wrapper in wrappers(model):
-            name = next(
-                name for name, module in model.get_base_model().named_modules() if module is wrapper
-            ).replace(".base_layer", "")
+            name = next(name for name, module in model.get_base_model().named_modules() if module is wrapper).replace(
+                ".base_layer", ""
+            )
             dense[f"{name}.{wrapper.parameter_name}"].add_(wrapper.get_delta_weight("default"))
     torch.testing.assert_close(base(tokens).logits, expected, rtol=0, atol=1e-5)
 

@@ -144,6 +144,18 @@ def test_state_dict_selects_the_modules(llama, mos_config, tokens):
     assert torch.equal(target(tokens).logits, source(tokens).logits)
 
 
+@pytest.mark.parametrize("prefix", ["", "base_model.model."])
+def test_a_state_dict_without_indices_leaves_the_choice_to_the_configuration(prefix, llama, mos_config, tokens):
+    config = mos_config(save_indices=False, target_modules=["q_proj"])
+    source = inject_adapter_in_model(config, llama())
+    state = {prefix + key: value for key, value in get_peft_model_state_dict(source).items()}
+    target = inject_adapter_in_model(
+        mos_config(save_indices=False, target_modules=["q_proj"]), llama(), state_dict=state
+    )
+    set_peft_model_state_dict(target, state)
+    assert torch.equal(target(tokens).logits, source(tokens).logits)
+
+
 def test_a_checkpoint_loads_into_an_adapter_in_training(llama, mos_config, tokens, saved):
     folder, tokens, logits = saved
     model = get_peft_model(llama(), MosConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
@@ -265,9 +277,7 @@ def test_bfloat16_base_keeps_float32_pools_exactly(llama, saved):
     folder, tokens, _ = saved
     stored = load_file(folder / WEIGHTS)
     for low_cpu_mem_usage in (False, True):
-        model = PeftModel.from_pretrained(
-            llama(dtype=torch.bfloat16), folder, low_cpu_mem_usage=low_cpu_mem_usage
-        )
+        model = PeftModel.from_pretrained(llama(dtype=torch.bfloat16), folder, low_cpu_mem_usage=low_cpu_mem_usage)
         for name, pool in find_bank(model)[1]["default"].items():
             assert torch.equal(pool, stored[f"base_model.model.mos_bank.{name}"])
         assert model(tokens).logits.dtype == torch.bfloat16

@@ -202,6 +202,18 @@ def test_materialise_concatenates_shards(num_shards):
     assert stacked.shape == (2, 5, 24)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gather_runs_where_the_pool_is():
+    pool = torch.nn.Parameter(torch.randn(8, 4))
+    index = torch.tensor([5, 0, 7, 2], dtype=torch.int32)
+    factor = materialise(pool, index.cuda(), num_shards=2)
+    assert factor.is_cuda
+    assert torch.equal(factor.cpu(), materialise(pool, index, num_shards=2))
+    factor.sum().backward()
+    assert pool.grad.sum() == 16
+
+
 def test_pool_bound_is_the_fan_of_the_module():
     reference = torch.empty(4096, 64)
     torch.nn.init.kaiming_uniform_(reference, a=math.sqrt(5))
