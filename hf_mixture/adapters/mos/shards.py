@@ -127,11 +127,11 @@ def draw_indices(
 
     def index_of(matrix: str) -> Tensor:
         order = (
-            _shuffled(json.dumps([seed, group, position, matrix]), num_public)
+            _drawn(json.dumps([seed, group, position, matrix]), num_public, num_drawn)
             if subset_selection
-            else np.arange(num_public)
+            else np.arange(num_drawn)
         )
-        return torch.from_numpy(np.concatenate([order[:num_drawn], private]).astype(np.int32))
+        return torch.from_numpy(np.concatenate([order, private]).astype(np.int32))
 
     return index_of("A"), index_of("B" if pair_dissociation else "A")
 
@@ -210,8 +210,8 @@ def materialise(pool: Tensor, index: Tensor, num_shards: int) -> Tensor:
     return factor.to(index.device)
 
 
-def _shuffled(label: str, size: int) -> np.ndarray:
-    """A uniformly random permutation of range(size) that is a function of the label.
+def _drawn(label: str, size: int, count: int) -> np.ndarray:
+    """The first `count` entries of a uniformly random permutation of range(size) that is a function of the label.
 
     Sorts random words that carry their own position in the low bits: the words are distinct, so every sorting
     algorithm gives the same permutation. Raw Philox words are the only stream numpy guarantees never to change.
@@ -220,5 +220,8 @@ def _shuffled(label: str, size: int) -> np.ndarray:
     bits = np.uint64(max(size - 1, 0).bit_length())
     words = np.random.Philox(key=key).random_raw(size) >> bits << bits
     words |= np.arange(size, dtype=np.uint64)
-    words.sort()
+    if count < size:
+        # Pools of many experts are large and a draw is small: sorting all of it would take most of the set-up time.
+        words.partition(count)
+    words = np.sort(words[:count])
     return (words & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)

@@ -1,0 +1,163 @@
+"""Writes the tables of the README: the methods, and what the benchmarks measured; `--check` only compares.
+
+No figure of the README is typed: each comes from a file in `results/`, and this is the only place that formats them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hf_mixture.hub.cards import markdown_table
+from hf_mixture.methods import list_methods
+
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+
+Rows = list[dict[str, Any]]
+
+
+def methods_table() -> str:
+    rows = [
+        {
+            "method": method.name,
+            "mixes": method.kind,
+            "what you write": f"`{method.plug_point}`",
+            "status": f"**{method.status}**" if method.status == "available" else method.status,
+            "paper": method.paper,
+        }
+        for method in list_methods()
+    ]
+    return markdown_table(rows)
+
+
+def step_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "method": name,
+            "trainable parameters": f"{row['trainable_parameters']:,}",
+            "ms per step": f"{1e3 * row['step_seconds']['median']:.0f}",
+            "time of MoS / this": _spread(result["time_ratios"], f"{_subject(result)} / {name}"),
+            "peak MiB of a step": f"{row['step_peak_bytes'] / 2**20:.0f}",
+        }
+        for name, row in result["methods"].items()
+    ]
+
+
+def bytes_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "method": name,
+            "trainable parameters": f"{row['trainable_parameters']:,}",
+            "file bytes": f"{row['file_bytes']:,}",
+            "bytes of MoS / this": _number(result["ratios"], f"{_subject(result)} / {name}"),
+        }
+        for name, row in result["methods"].items()
+    ]
+
+
+def resident_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "method": name,
+            "MiB of all adapters": f"{row['resident_bytes'] / 2**20:.1f}",
+            "memory of MoS / this": _number(result["memory_ratios"], f"{_subject(result)} / {name}"),
+            "ms per switch": f"{1e3 * row['switch_seconds']['median']:.0f}",
+            "time of MoS / this": _spread(result["switch_time_ratios"], f"{_subject(result)} / {name}"),
+        }
+        for name, row in result["methods"].items()
+    ]
+
+
+def import_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "step": name,
+            "median ms": f"{1e3 * row['median']:.0f}",
+            "quartiles": f"{1e3 * row['quartile_1']:.0f} to {1e3 * row['quartile_3']:.0f}",
+        }
+        for name, row in result["seconds"].items()
+    ]
+
+
+def _subject(result: dict[str, Any]) -> str:
+    return next(name for name in result["methods"] if name.startswith("MoS"))
+
+
+def _number(ratios: dict[str, float], key: str) -> str:
+    return f"{ratios[key]:.3f}" if key in ratios else ""
+
+
+def _spread(ratios: dict[str, dict[str, float]], key: str) -> str:
+    if key not in ratios:
+        return ""
+    row = ratios[key]
+    return f"{row['median']:.2f} ({row['quartile_1']:.2f} to {row['quartile_3']:.2f})"
+
+
+# Name of the result file -> heading and rows, in the order of the README.
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
+    "mos_step": ("One training step (forward, backward, AdamW)", step_rows),
+    "mos_adapter_bytes": ("Adapter on disk", bytes_rows),
+    "mos_resident": ("Many adapters on one base model, all linear layers", resident_rows),
+    "import": ("Start of a process", import_rows),
+}
+
+
+def results_tables() -> str:
+    parts = []
+    for name, (heading, rows_of) in TABLES.items():
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            continue
+        result = json.loads(path.read_text(encoding="utf-8"))
+        machine = result["machine"]
+        device = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+        setting = ", ".join(f"{key} {value}" for key, value in result.get("setting", {}).items())
+        about = f"{setting}; {device}" if setting else device
+        parts += [
+            f"**{heading}** ({about}; `benchmarks/results/{name}.json`)",
+            "",
+            markdown_table(rows_of(result)),
+            "",
+        ]
+    return "\n".join(parts).rstrip()
+
+
+def render(text: str) -> str:
+    """Return the README with the text between each pair of markers replaced."""
+    for name, body in {"methods": methods_table(), "results": results_tables()}.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        head, _, rest = text.partition(start)
+        _, _, tail = rest.partition(end)
+        if not tail:
+            raise ValueError(
+                f"README.md has no pair of markers {start.strip()} and {end}; add them where the table belongs"
+            )
+        text = f"{head}{start}{body}\n{end}{tail}"
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if the README is not up to date")
+    check = parser.parse_args().check
+    text = README.read_text(encoding="utf-8")
+    wanted = render(text)
+    if wanted == text:
+        return 0
+    if check:
+        print("README.md is not what benchmarks/results and the list of methods say; run make readme", file=sys.stderr)
+        return 1
+    README.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
