@@ -11,7 +11,8 @@ import numpy as np
 from common import compare, print_table, summarise, time_interleaved, write
 from datasets import Dataset
 
-from hf_mixture.data import Mixture, MixturePlan, interleave_datasets
+from hf_mixture.data import Mixture, interleave_datasets
+from hf_mixture.data.plan import MixturePlan
 
 
 NUM_SOURCES = 20

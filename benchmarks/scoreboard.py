@@ -42,9 +42,10 @@ def step_rows(result: dict[str, Any]) -> Rows:
         {
             "method": name,
             "trainable parameters": f"{row['trainable_parameters']:,}",
-            "ms per step": f"{1e3 * row['step_seconds']['median']:.0f}",
+            "CPU ms per step": f"{1e3 * row['step_cpu_seconds']['median']:.0f}",
+            "CPU time of MoS / this": _spread(result["cpu_time_ratios"], f"{_subject(result)} / {name}"),
             "time of MoS / this": _spread(result["time_ratios"], f"{_subject(result)} / {name}"),
-            "peak MiB of a step": f"{row['step_peak_bytes'] / 2**20:.0f}",
+            "peak MiB, Adam included": f"{row['peak_bytes'] / 2**20:.0f}",
         }
         for name, row in result["methods"].items()
     ]
@@ -72,6 +73,19 @@ def resident_rows(result: dict[str, Any]) -> Rows:
             "time of MoS / this": _spread(result["switch_time_ratios"], f"{_subject(result)} / {name}"),
         }
         for name, row in result["methods"].items()
+    ]
+
+
+def interleave_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "what": name,
+            "CPU ns per row": f"{row['median']:.0f}",
+            "CPU time of datasets / this": _spread(
+                result["ratio_per_row"]["cpu"], f"datasets, all_exhausted / {name}"
+            ),
+        }
+        for name, row in result["nanoseconds_per_row"]["cpu"].items()
     ]
 
 
@@ -106,6 +120,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "mos_step": ("One training step (forward, backward, AdamW)", step_rows),
     "mos_adapter_bytes": ("Adapter on disk", bytes_rows),
     "mos_resident": ("Many adapters on one base model, all linear layers", resident_rows),
+    "interleave_map": ("Interleaving map-style data sets in given shares", interleave_rows),
     "import": ("Start of a process", import_rows),
 }
 

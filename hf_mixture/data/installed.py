@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hf_mixture.data import prose, spdx
 from hf_mixture.data.splits import SPLITS, split_of
 from hf_mixture.data.textfiles import read_text
@@ -47,7 +49,6 @@ class _File:
     license: str
     path: str
     location: Path
-    size: int
 
     @property
     def digest(self) -> bytes:
@@ -129,12 +130,17 @@ def _distributions(names: Sequence[str] | None) -> dict[str, importlib.metadata.
     """The wanted distributions by normalised name, sorted; the first on the path wins, as in an import."""
     found: dict[str, importlib.metadata.Distribution] = {}
     for item in importlib.metadata.distributions():
-        if name := item.metadata["Name"]:
+        if name := _field(item.metadata, "Name"):
             found.setdefault(_normalise(name), item)
     wanted = sorted(found) if names is None else sorted({_normalise(name) for name in names})
     if missing := [name for name in wanted if name not in found]:
         raise ValueError(f"distributions {missing} are not installed here; install them or leave them out")
     return {name: found[name] for name in wanted}
+
+
+def _field(metadata: importlib.metadata.PackageMetadata, name: str) -> str | None:
+    """One field of the metadata; indexing for an absent one is deprecated."""
+    return next(iter(metadata.get_all(name) or []), None)
 
 
 def _normalise(name: str) -> str:
@@ -188,8 +194,8 @@ def _collect(files: list[_File], domain: str, max_bytes: int, held_out: float) -
 
 def _classify(name: str, item: importlib.metadata.Distribution, max_file_bytes: int) -> Iterator[tuple[str, _File]]:
     """The files of one distribution, each with its domain."""
-    licence_files: list[tuple[str, importlib.metadata.PackagePath, int]] = []
-    others: list[tuple[str, importlib.metadata.PackagePath, int]] = []
+    licence_files: list[tuple[str, importlib.metadata.PackagePath]] = []
+    others: list[tuple[str, importlib.metadata.PackagePath]] = []
     for entry in item.files or []:
         domain = _domain_of(entry.name, entry.suffix.lower(), entry.parts)
         if domain is None or ".." in entry.parts:
@@ -197,15 +203,15 @@ def _classify(name: str, item: importlib.metadata.Distribution, max_file_bytes: 
         size = entry.size if entry.size is not None else _size(Path(str(entry.locate())))
         if not _MIN_CHARS <= size <= max_file_bytes:
             continue
-        (licence_files if domain == "licences" else others).append((domain, entry, size))
-    texts = [read_text(Path(str(entry.locate()))) or "" for _, entry, _ in licence_files if _is_own(entry.parts)]
+        (licence_files if domain == "licences" else others).append((domain, entry))
+    texts = [read_text(Path(str(entry.locate()))) or "" for _, entry in licence_files if _is_own(entry.parts)]
     # Each access parses the metadata file anew.
     meta, version = item.metadata, item.version
     license = spdx.of_distribution(
-        meta["License-Expression"], meta["License"], meta.get_all("Classifier") or [], texts
+        _field(meta, "License-Expression"), _field(meta, "License"), meta.get_all("Classifier") or [], texts
     )
-    for domain, entry, size in licence_files + others:
-        file = _File(name, version, license, entry.as_posix(), Path(str(entry.locate())), size)
+    for domain, entry in licence_files + others:
+        file = _File(name, version, license, entry.as_posix(), Path(str(entry.locate())))
         # One bit of the name decides which of the two a Python file serves: no text is in both domains.
         yield ("docs" if domain == "python" and file.digest[16] & 1 else domain), file
 
@@ -273,6 +279,6 @@ def _load(folder: Path) -> dict[str, Dataset]:
     parts, start = {}, 0
     for split in SPLITS:
         stop = start + table["split"][:].count(split)
-        parts[split] = table.select(range(start, stop)).remove_columns("split")
+        parts[split] = table.select(np.arange(start, stop)).remove_columns("split")
         start = stop
     return parts

@@ -14,7 +14,7 @@ from hf_mixture.data import lengths as row_lengths
 from hf_mixture.data import plan as plans
 from hf_mixture.data.mixture import Mixture
 from hf_mixture.data.plan import MixturePlan
-from hf_mixture.data.quotas import STRATEGIES
+from hf_mixture.data.quotas import MAX_EXAMPLES, STRATEGIES
 
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def interleave_datasets(  # noqa: PLR0917 - the positional arguments of datasets
         stopping_strategy: See above. "all_exhausted_without_replacement" is refused with `mixture`, because it drifts
             from the weights to the natural shares.
         mixture: Names, shares, unit and seed.
-        num_examples: Rows of the result, >= 1.
+        num_examples: Rows of the result, in [1, 2**31].
         lengths: Tokens or bytes of each row, for a mixture in that unit: by name, or a list in the mixture's order.
         length_column: Column to take the lengths from: integers, token lists or (for bytes) text. Default: "input_ids"
             for tokens, "text" for bytes.
@@ -148,10 +148,12 @@ def _check_arguments(
     if stopping_strategy not in STRATEGIES:
         raise ValueError(f"stopping_strategy={stopping_strategy!r} is not one of {list(STRATEGIES)}; choose one")
     if num_examples is not None and (
-        isinstance(num_examples, bool) or not isinstance(num_examples, int | np.integer) or num_examples < 1
+        isinstance(num_examples, bool)
+        or not isinstance(num_examples, int | np.integer)
+        or not 1 <= num_examples <= MAX_EXAMPLES
     ):
         raise ValueError(
-            f"num_examples={num_examples!r} is not an integer >= 1; give the number of rows or leave it out"
+            f"num_examples={num_examples!r} is not an integer in [1, 2**31]; give the number of rows or leave it out"
         )
 
 

@@ -69,7 +69,7 @@ def push(
 
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-    card = update_card(_read_card(api, repo_id, revision), mixture)
+    card = update_card(_read_card(api, repo_id, revision), mixture, repo_id)
     commit = api.create_commit(
         repo_id,
         [
@@ -95,7 +95,7 @@ def _read_card(api: object, repo_id: str, revision: str | None) -> str | None:
         return file.read()
 
 
-def card_section(mixture: Mixture) -> str:
+def card_section(mixture: Mixture, repo_id: str) -> str:
     """Return the section of the dataset card that describes a mixture, between its markers."""
     sources = mixture.sources
     rows = ["| domain | weight | source | revision | licence |", "|---|---|---|---|---|"]
@@ -109,20 +109,20 @@ def card_section(mixture: Mixture) -> str:
         "```python",
         "from hf_mixture import Mixture",
         "",
-        'mixture = Mixture.from_pretrained("REPO_ID")  # the id of this repository',
+        f'mixture = Mixture.from_pretrained("{repo_id}")',
         "```",
     ]
     counted = f"The weights count {mixture.unit}; the seed of the order is {mixture.seed}. Exact: `{FILE_NAME}`."
     return "\n".join([START, title, "", *about, counted, "", *rows, "", *usage, END])
 
 
-def update_card(card: str | None, mixture: Mixture) -> str:
+def update_card(card: str | None, mixture: Mixture, repo_id: str) -> str:
     """Return the card with the mixture's section replaced, or added at its end.
 
     Raises:
         ValueError: The card has one marker without the other.
     """
-    section = card_section(mixture)
+    section = card_section(mixture, repo_id)
     if card is None:
         from huggingface_hub import DatasetCardData
 

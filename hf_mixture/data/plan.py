@@ -20,17 +20,22 @@ from hf_mixture.data import quotas
 
 
 Int64 = NDArray[np.int64]
+UInt32 = NDArray[np.uint32]
 UInt64 = NDArray[np.uint64]
 
 BLOCK_SIZE = 4096
+MAX_ROWS = 2**32
 VERSION = 1
 
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_SHIFT = np.uint64(32)
+_ROUND_1 = np.uint32(0x7FEB352D)
+_ROUND_2 = np.uint32(0x846CA68B)
+_HALF = np.uint32(16)
 # Working sets of this size stay in the cache of the processor.
 _CHUNK = 2**15
+_SHOW_PROGRESS = 10_000_000
 
 
 def _mix(x: UInt64) -> UInt64:
@@ -40,19 +45,22 @@ def _mix(x: UInt64) -> UInt64:
     return x ^ (x >> np.uint64(31))
 
 
-def _round_keys(seed: int, source: int, epochs: UInt64, num_rounds: int) -> list[UInt64]:
+def _round_keys(seed: int, source: int, epochs: UInt64, num_rounds: int) -> list[UInt32]:
     """One key per Feistel round, for each of the epochs."""
     key = _mix(np.full(1, seed, np.uint64) + _GOLDEN)
     key = _mix((key ^ np.uint64(source)) + _GOLDEN)
     key = _mix((key ^ epochs) + _GOLDEN)
-    return [_mix(key + np.full(1, turn + 1, np.uint64) * _GOLDEN) for turn in range(num_rounds)]
+    keys = [_mix(key + np.full(1, turn + 1, np.uint64) * _GOLDEN) for turn in range(num_rounds)]
+    return [(key >> np.uint64(32)).astype(np.uint32) for key in keys]
 
 
-def _round(half: UInt64, key: UInt64) -> UInt64:
-    mixed = (half ^ key) * _MIX_1
-    mixed ^= mixed >> _SHIFT
-    mixed *= _MIX_2
-    mixed >>= _SHIFT
+def _scramble(half: UInt32, key: UInt32) -> UInt32:
+    """16 keyed bits of each value; half of a Feistel round."""
+    mixed = half ^ key
+    mixed *= _ROUND_1
+    mixed ^= mixed >> _HALF
+    mixed *= _ROUND_2
+    mixed >>= _HALF
     return mixed
 
 
@@ -65,7 +73,7 @@ def permute(ranks: Int64, num_rows: int, *, seed: int, source: int) -> Int64:
 
     Args:
         ranks: int64 [M], >= 0. Numbers of draws within the source.
-        num_rows: Rows of the source, >= 1.
+        num_rows: Rows of the source, in [1, 2**32].
         seed: Seed of the mixture.
         source: Number of the source in the mixture.
 
@@ -79,25 +87,25 @@ def permute(ranks: Int64, num_rows: int, *, seed: int, source: int) -> Int64:
         if epochs.min() == epochs.max():
             epochs = epochs[:1]
         keys = _round_keys(seed, source, epochs.astype(np.uint64), 8 if num_rows >= 256 else 16)
-        rows[chunk] = _walk(inside.astype(np.uint64), num_rows, keys)
+        rows[chunk] = _walk(inside.astype(np.uint32), num_rows, keys)
     return rows
 
 
-def _walk(x: UInt64, num_rows: int, keys: list[UInt64]) -> UInt64:
+def _walk(x: UInt32, num_rows: int, keys: list[UInt32]) -> UInt32:
     """Apply the Feistel network to each value until it is below `num_rows`."""
     bits = max(num_rows - 1, 1).bit_length()
-    low_bits = np.uint64((bits + 1) // 2)
-    low_mask = np.uint64((1 << ((bits + 1) // 2)) - 1)
-    high_mask = np.uint64((1 << (bits // 2)) - 1)
+    low_bits = np.uint32((bits + 1) // 2)
+    low_mask = np.uint32((1 << ((bits + 1) // 2)) - 1)
+    high_mask = np.uint32((1 << (bits // 2)) - 1)
     todo, values = np.arange(len(x)), x
     while len(todo):
         low, high = values & low_mask, values >> low_bits
         for turn, key in enumerate(keys):
             # The halves take turns, so that they may differ in width by one bit.
             if turn % 2:
-                low ^= _round(high, key) & low_mask
+                low ^= _scramble(high, key) & low_mask
             else:
-                high ^= _round(low, key) & high_mask
+                high ^= _scramble(low, key) & high_mask
         values = (high << low_bits) | low
         x[todo] = values
         outside = values >= num_rows
@@ -165,8 +173,10 @@ class MixturePlan:
             The plan.
 
         Raises:
-            ValueError: A drawn source is empty, or the stream would be empty or too long.
+            ValueError: The stream would be empty, or too long, or a source has more than 2**32 rows.
         """
+        if max(sizes) > MAX_ROWS:
+            raise ValueError(f"a source has {max(sizes)} rows; a plan numbers at most {MAX_ROWS}: split the source")
         shares = np.asarray(weights, dtype=np.float64)
         shares = shares / shares.sum()
         if lengths is None:
@@ -234,7 +244,10 @@ class MixturePlan:
         Returns:
             Two int64 arrays [N]: the number of the source and the row in it.
         """
-        sources = np.concatenate([self._order(block) for block in range(len(self.prefix) - 1)])
+        from tqdm.auto import tqdm
+
+        blocks = tqdm(range(len(self.prefix) - 1), desc="planning the mixture", disable=len(self) < _SHOW_PROGRESS)
+        sources = np.concatenate([self._order(block) for block in blocks])
         rows = np.empty_like(sources)
         for source, where in self._groups(sources, len(self.sizes)):
             rows[where] = permute(np.arange(len(where)), self.sizes[source], seed=self.seed, source=source)
@@ -243,8 +256,13 @@ class MixturePlan:
     def _order(self, block: int) -> Int64:
         """The source at each position of one block."""
         grouped = np.repeat(np.arange(len(self.sizes)), self.prefix[block + 1] - self.prefix[block])
-        # Raw output, because NumPy keeps the streams of its bit generators stable, not those of its shuffles.
-        return grouped[np.argsort(np.random.Philox(key=[self.seed, block]).random_raw(len(grouped)))]
+        # Raw output, because NumPy keeps the streams of its bit generators stable, not those of its shuffles. The low
+        # bits make way for the position: sorting then gives the order, and faster than an argsort.
+        low = np.uint64(2 ** len(grouped).bit_length() - 1)
+        keys = np.random.Philox(key=[self.seed, block]).random_raw(len(grouped)) | low
+        keys ^= low ^ np.arange(len(grouped), dtype=np.uint64)
+        keys.sort()
+        return grouped[keys & low]
 
     @staticmethod
     def _groups(labels: Int64, num_labels: int) -> Iterator[tuple[int, Int64]]:

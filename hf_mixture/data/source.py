@@ -71,6 +71,12 @@ class Source:
     def from_dict(cls, values: Mapping[str, Any]) -> Source:
         """Build a source from a mapping with the field names of this class.
 
+        Args:
+            values: Field names and values; `path` is required.
+
+        Returns:
+            The source.
+
         Raises:
             ValueError: A key is not a field, or `path` is missing.
         """

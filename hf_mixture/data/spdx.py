@@ -114,8 +114,8 @@ def of_distribution(
     if expression and is_expression(expression.strip()):
         return expression.strip()
     name = (free_text or "").strip()
-    key = re.sub(r"[^a-z0-9]", "", name.lower())
-    for candidate in (key, key.removeprefix("the"), key.removesuffix("license"), key.removesuffix("licence")):
+    key = re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("the")
+    for candidate in (key, key.removesuffix("license"), key.removesuffix("licence")):
         if candidate in _NAMES:
             return _NAMES[candidate]
     if re.search(r" (AND|OR|WITH) ", name) and is_expression(name):

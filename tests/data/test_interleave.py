@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hf_mixture.data import Mixture, MixturePlan, interleave_datasets
+from hf_mixture.data import Mixture, interleave_datasets
+from hf_mixture.data.plan import MixturePlan
 
 
 SIZES = {"wiki": 500, "code": 80, "books": 1000}
@@ -189,7 +190,8 @@ def test_fingerprints_tell_results_apart(domains: dict[str, Dataset]) -> None:
             ValueError,
             ["natural shares", "Mixture.natural"],
         ),
-        (None, {"num_examples": 0}, ValueError, ["num_examples=0", ">= 1"]),
+        (None, {"num_examples": 0}, ValueError, ["num_examples=0", "[1, 2**31]"]),
+        (None, {"num_examples": 10**12}, ValueError, ["num_examples=1000000000000", "[1, 2**31]"]),
         (None, {"num_examples": True}, ValueError, ["num_examples=True"]),
         (None, {"num_examples": 1.5}, ValueError, ["num_examples=1.5"]),
         (None, {"length_column": "length"}, ValueError, ["unit 'tokens' or 'bytes'", "'examples'"]),

@@ -10,6 +10,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -294,7 +295,8 @@ def test_saving_replaces_the_whole_file_or_nothing(tmp_path: Path) -> None:
         mixture.save_pretrained(folder / "mixture.json")
 
 
-def test_a_place_without_a_mixture_is_named(tmp_path: Path) -> None:
+def test_a_place_without_a_mixture_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match=r"has no mixture\.json"):
         Mixture.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="neither a folder"):
