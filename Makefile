@@ -59,6 +59,7 @@ style: $(STAMP)
 
 bench: $(STAMP)
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+	$(BIN)/python benchmarks/scoreboard.py
 
 readme: $(STAMP)
 	$(BIN)/python benchmarks/scoreboard.py

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from hf_mixture.data.installed import installed_packages as installed_packages
     from hf_mixture.data.interleave import interleave_datasets as interleave_datasets
     from hf_mixture.data.mixture import Mixture as Mixture
-    from hf_mixture.data.plan import MixturePlan as MixturePlan
     from hf_mixture.data.source import Source as Source
     from hf_mixture.methods import list_methods as list_methods
 

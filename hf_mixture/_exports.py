@@ -11,7 +11,6 @@ EXPORTS: dict[str, str] = {
     "hotswap_adapter": "hf_mixture.adapters.mos.hotswap",
     # data
     "Mixture": "hf_mixture.data.mixture",
-    "MixturePlan": "hf_mixture.data.plan",
     "Source": "hf_mixture.data.source",
     "installed_packages": "hf_mixture.data.installed",
     "interleave_datasets": "hf_mixture.data.interleave",

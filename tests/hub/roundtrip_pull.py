@@ -47,6 +47,7 @@ def main(folder: Path) -> None:
         "adapter_changes_the_model": not torch.equal(expected["model"], expected["adapter"]),
         "equal_mixture": hf_mixture.Mixture.from_pretrained("tester/mixture")
         == hf_mixture.Mixture.from_pretrained(folder / "mixture"),
+        "mixture_card": Path(hf_hub_download("tester/mixture", "README.md", repo_type="dataset")).read_text(),
         "equal_data": {split: data[split].to_dict() == local[split].to_dict() for split in local},
         "equal_stream": list(stream) == list(local["train"]),
         "card": ModelCard.load("tester/adapter").data.to_dict(),

@@ -64,6 +64,10 @@ def main(folder: Path) -> None:
     mixture = hf_mixture.Mixture({"wiki": 0.7, "code": 0.3}, unit="tokens", seed=3)
     mixture.save_pretrained(folder / "mixture")
     mixture.push_to_hub("tester/mixture")
+    notes = {"path_or_fileobj": b"# Notes\n", "path_in_repo": "README.md", "repo_type": "dataset"}
+    HfApi().upload_file(repo_id="tester/mixture", **notes)
+    hf_mixture.Mixture.uniform(["wiki", "code"], unit="bytes").push_to_hub("tester/mixture")
+    mixture.push_to_hub("tester/mixture")
 
     rows = {"text": [f"row {index}" for index in range(50)], "domain": ["wiki", "code"] * 25}
     data = DatasetDict({"train": Dataset.from_dict(rows), "test": Dataset.from_dict(rows).select(range(7))})

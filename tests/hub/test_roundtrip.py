@@ -69,6 +69,8 @@ def test_stock_loaders_give_equal_objects(trip: tuple[HubDouble, Path, dict]) ->
     assert report["equal_data"] == {"train": True, "test": True}
     assert report["equal_stream"]
     assert report["equal_mixture"]
+    assert report["mixture_card"].startswith("# Notes\n")
+    assert report["mixture_card"].count("| wiki | 0.7 |") == report["mixture_card"].count("## Mixture") == 1
     assert report["card"]["base_model"] == "tester/model"
     assert "mos" in report["card"]["tags"]
     assert report["inspected"] == ["MOS adapter"]

@@ -42,6 +42,16 @@ def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "d
     Raises:
         ValueError: The model has no such adapter, or the saved one differs in a setting or a shape; nothing was
             changed.
+
+    Example:
+        >>> import tempfile
+        >>> from peft import get_peft_model
+        >>> from hf_mixture import MosConfig, hotswap_adapter
+        >>> base = nn.Sequential(*(nn.Linear(8, 8) for _ in range(16)))
+        >>> model = get_peft_model(base, MosConfig(target_modules="all-linear"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     hotswap_adapter(model, folder)
     """
     found = find_bank(model)
     if found is None or adapter_name not in found[1]:
