@@ -115,7 +115,7 @@ def instruction_tuning(seeds: int) -> dict[str, Any]:
     values = {level: metric[index] for level, index in rows.items()}
     pools = {level: weights[index] / weights[index].sum(axis=1, keepdims=True) for level, index in rows.items()}
     top = np.sort(values[1.0])[::-1]
-    expected = sum((top[0] - top[rank]) * comb(75 - rank, 9) / comb(76, 10) for rank in range(67))
+    expected = float(sum((top[0] - top[rank]) * comb(75 - rank, 9) / comb(76, 10) for rank in range(67)))
     random = [float(top[0] - np.random.default_rng(seed).permutation(values[1.0])[:10].max()) for seed in range(seeds)]
     found: dict[str, Any] = {}
     for share in (1.0, 0.5):
@@ -132,15 +132,14 @@ def instruction_tuning(seeds: int) -> dict[str, Any]:
             )
             regrets.append(float(top[0] - replay(search, values, 1, 1).incumbent["value"]))
         found[f"target_share={share}"] = {
-            "regrets": regrets,
-            "mean": float(np.mean(regrets)),
+            "mean_regret": float(np.mean(regrets)),
             "below_expected_random": sum(regret < expected for regret in regrets),
             "below_random_of_the_same_seed": sum(a < b for a, b in zip(regrets, random, strict=True)),
             "equal_to_random_of_the_same_seed": sum(a == b for a, b in zip(regrets, random, strict=True)),
         }
     return {
         "seeds": seeds,
-        "random": {"regrets": random, "mean": float(np.mean(random)), "exact_expectation": float(expected)},
+        "random": {"mean_regret": float(np.mean(random)), "exact_expectation": expected},
         "admire": found,
     }
 
