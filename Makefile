@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: $(STAMP)
-	$(BIN)/hf-mixture train recipes/quickstart.yaml
+	$(BIN)/hf-mixture train recipes/quickstart.yaml --resume
 
 test: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) -m "not slow"
