@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftConfig
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -134,10 +135,16 @@ def check_folder(folder: str | Path, layout: Mapping[str, Slot] | None = None, *
         base_model: Name of the base model for the message.
 
     Raises:
-        ValueError: The weights are truncated, not a safetensors file, inconsistent, or for another base model.
+        ValueError: The adapter is not MoS, or its weights are truncated, not a safetensors file, inconsistent, or for
+            another base model.
     """
     folder = Path(folder)
-    config = MosConfig.from_pretrained(str(folder))
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, MosConfig):
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: peft_type={config.peft_type.value!r} must be 'MOS' here. Remedy: name the "
+            "folder of a MoS adapter; others are loaded with load_adapter."
+        )
     path = folder / WEIGHTS_FILE
     shapes, indices = _read(path)
     if layout is None:

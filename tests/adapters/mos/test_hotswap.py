@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch._dynamo.testing import CompileCounter
 
 from hf_mixture.adapters.mos.bank import find_bank
@@ -72,6 +72,12 @@ def test_different_adapters_are_refused_unchanged(changes, message, other, llama
     with pytest.raises(ValueError, match=message):
         hotswap_adapter(model, folder)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_an_adapter_of_another_type_is_refused(llama, mos_config, tmp_path):
+    get_peft_model(llama(), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="peft_type='LORA' must be 'MOS'"):
+        hotswap_adapter(get_peft_model(llama(), mos_config()), tmp_path)
 
 
 def test_needs_an_adapter_to_overwrite(other, llama, mos_config):
