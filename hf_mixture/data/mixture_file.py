@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_mixture.data.atomic import write_atomic
 from hf_mixture.data.source import Source, check_text, shorten
 
 
@@ -243,17 +243,7 @@ def write(mixture: Mixture, folder: str | os.PathLike[str]) -> str:
         raise ValueError(f"save_directory={os.fspath(folder)!r} is a file; it must be a folder: choose another path")
     text = mixture.to_json()
     directory.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=directory, prefix=f".{FILE_NAME}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        os.replace(temporary, directory / FILE_NAME)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomic(directory / FILE_NAME, text)
     return str(directory / FILE_NAME)
 
 

@@ -6,30 +6,15 @@ A run killed at any moment leaves both files whole, because each is written besi
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from hf_mixture.data.atomic import is_partial_of, write_atomic
 from hf_mixture.training.strict import parse_yaml
 
 
 FORMAT = "hf_mixture_run"
 VERSION = 1
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new one, never a part.
-
-    Args:
-        path: The file; its folder exists.
-        text: The content.
-    """
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -77,8 +62,8 @@ def check_folder(folder: Path, recipe_yaml: str, *, resume: bool, num_processes:
         return
     saved = folder / "recipe.yaml"
     if not saved.is_file():
-        # A run killed before its first file leaves only the partial one.
-        if folder.is_dir() and [item.name for item in folder.iterdir()] == [".recipe.yaml.partial"]:
+        # A run killed before its first file leaves only partial ones.
+        if folder.is_dir() and all(is_partial_of(item, saved) for item in folder.iterdir()):
             return
         raise ValueError(
             f"output_dir={str(folder)!r} exists and is not the folder of a run; choose another with --output_dir"

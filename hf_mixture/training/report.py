@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_mixture.training.journal import write_atomic, write_json
+from hf_mixture.data.atomic import write_atomic
+from hf_mixture.training.journal import write_json
 from hf_mixture.training.recipe import Recipe
 
 

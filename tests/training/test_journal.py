@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_mixture.training.journal import check_folder, open_journal, write_atomic
+from hf_mixture.training.journal import check_folder, open_journal
 
 
 RECIPE = "name: a\nseed: 0\noutput_dir: runs/a\nadapt:\n  steps: 3\n"
@@ -15,6 +15,14 @@ def test_a_new_folder_is_accepted_and_nothing_is_written(tmp_path: Path) -> None
     check_folder(tmp_path / "new", RECIPE, resume=False, num_processes=1)
     check_folder(tmp_path, RECIPE, resume=True, num_processes=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_only_a_begun_recipe_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / ".recipe.yaml.17.partial").write_text("name", encoding="utf-8")
+    check_folder(tmp_path, RECIPE, resume=False, num_processes=1)
+    (tmp_path / ".other.17.partial").write_text("name", encoding="utf-8")
+    with pytest.raises(ValueError, match="is not the folder of a run"):
+        check_folder(tmp_path, RECIPE, resume=True, num_processes=1)
 
 
 def test_the_journal_comes_back(tmp_path: Path) -> None:
@@ -62,11 +70,3 @@ def test_a_journal_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.json").write_text(json.dumps(content | {"version": 2}), encoding="utf-8")
     with pytest.raises(ValueError, match="not a journal of version 1"):
         check_folder(tmp_path, RECIPE, resume=True, num_processes=1)
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_atomic(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomic(path, "new \ud800")
-    assert path.read_text(encoding="utf-8") == "old"

@@ -1,0 +1,51 @@
+"""Writing a file so that a reader, or a run continued after a kill, never sees a part of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part.
+
+    The content is written beside its place, as `.NAME.PID.partial`, forced to the disk and renamed into place. A
+    process that is killed in between leaves that file behind and the old content in place.
+
+    Args:
+        path: The file; its folder exists.
+        data: The content; text is written as UTF-8, with its line ends as they stand.
+
+    Example:
+        ```python
+        >>> import pathlib, tempfile
+        >>> from hf_mixture.data.atomic import write_atomic
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "state.json")
+        ...     write_atomic(path, "{}")
+        ...     path.read_text()
+        '{}'
+
+        ```
+    """
+    content = data.encode() if isinstance(data, str) else data
+    beside = partial_of(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def partial_of(path: Path) -> Path:
+    """Return where this process writes the content of `path` before it is whole; each process has its own place."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def is_partial_of(candidate: Path, path: Path) -> bool:
+    """Return whether `candidate` is what some process, perhaps killed since, began to write for `path`."""
+    return candidate.parent == path.parent and candidate.match(f".{path.name}.*.partial")
