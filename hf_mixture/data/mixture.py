@@ -9,16 +9,21 @@ import json
 import math
 import numbers
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from hf_mixture.data import mixture_file
+from hf_mixture.data import mixture_file, mixture_rules
+from hf_mixture.data.schedule import Segment, SourcePolicy
 from hf_mixture.data.source import UNITS, Source, check_text
 from hf_mixture.data.weights import check_names, check_weights
 
 
+if TYPE_CHECKING:
+    from hf_mixture.data.mixture_plan import PlanArguments
+
 Unit = Literal["examples", "tokens", "bytes"]
+ScheduleUnit = Literal["examples", "tokens", "bytes", "fraction"]
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -33,18 +38,27 @@ class Mixture:
             rows and shares of tokens differ by the ratio of the mean lengths.
         seed: Seed of the order, in [0, 2**63). Default: 0.
         sources: Where the rows of a domain come from, by name, for any of the domains.
+        schedule: Weights that change: a list of `Segment`, or of tuples (start, weights) or (start, weights,
+            interpolation), with weights by name or in order. The first segment starts at 0 with the weights above.
+            Default: None, the weights hold for the whole run.
+        schedule_unit: What the starts of the segments count: "examples" (positions of the stream), "tokens", "bytes",
+            or "fraction" (of the stream, in [0, 1)). Given with a schedule and only then.
+        policies: Caps, minimum shares and order of a source, by name, for any of the domains.
+        budget: Length of the run that the mixture is meant for, as (amount, unit).
         name: Name of the recipe.
         description: Free text.
         license: Licence of the recipe, not of the data.
         metadata: Facts that are stored and not applied: `provenance`, `tokenizer`, and keys that start with `x_`.
-        normalise: Divide the weights by their sum, whatever it is. Default: False.
+        normalise: Divide the weights, also those of a schedule, by their sum, whatever it is. Default: False.
 
     Attributes:
         names (`tuple[str, ...]`): The domains, in order.
         shares (`tuple[float, ...]`): Their weights, in the same order; the sum is 1 within 1e-9.
+        schedule (`tuple[Segment, ...] | None`): The segments, with weights in the same order.
 
     Raises:
-        ValueError: A name, a weight, the sum of the weights, the unit, the seed or a source breaks its rule.
+        ValueError: An argument breaks its rule, a weight lies below a minimum share, or the budget passes a cap that
+            must not be passed (checked where the sizes of the sources are recorded).
 
     Example:
         ```python
@@ -54,6 +68,16 @@ class Mixture:
         {'wiki': 0.7, 'code': 0.3}
         >>> mixture == Mixture({"wiki": 7, "code": 3}, unit="tokens", normalise=True)
         True
+        >>> from hf_mixture.data.schedule import SourcePolicy
+        >>> annealed = Mixture(
+        ...     mixture.weights,
+        ...     unit="tokens",
+        ...     schedule=[(0, mixture.weights), (0.9, {"wiki": 0.2, "code": 0.8})],
+        ...     schedule_unit="fraction",
+        ...     policies={"code": SourcePolicy(max_epochs=4, overflow="renormalise")},
+        ... )
+        >>> annealed.plan_arguments(num_examples=1000)["schedule"][1]
+        Segment(start=900, weights=(0.2, 0.8), interpolation='constant')
 
         ```
     """
@@ -65,6 +89,10 @@ class Mixture:
     name: str | None
     description: str | None
     license: str | None
+    schedule: tuple[Segment, ...] | None
+    schedule_unit: ScheduleUnit | None
+    budget: tuple[int, Unit] | None
+    _policies: tuple[tuple[str, SourcePolicy], ...] = field(repr=False)
     _sources: tuple[tuple[str, Source], ...] = field(repr=False)
     _metadata: str = field(repr=False)
 
@@ -75,6 +103,10 @@ class Mixture:
         unit: Unit,
         seed: int = 0,
         sources: Mapping[str, Source] | None = None,
+        schedule: Sequence[Segment | tuple[Any, ...]] | None = None,
+        schedule_unit: ScheduleUnit | None = None,
+        policies: Mapping[str, SourcePolicy] | None = None,
+        budget: tuple[int, Unit] | None = None,
         name: str | None = None,
         description: str | None = None,
         license: str | None = None,
@@ -93,18 +125,17 @@ class Mixture:
         if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**63:
             raise ValueError(f"seed={seed!r} is not an integer in [0, 2**63); choose one, for example seed=0")
         sources = dict(sources or {})
-        for key, source in sources.items():
-            if key not in names:
-                raise ValueError(
-                    f"sources names {key!r}, which has no weight; the domains are {list(names)}: add a weight"
-                )
-            if not isinstance(source, Source):
-                raise ValueError(f"sources[{key!r}] is a {type(source).__name__}; it must be a Source: build one")
+        mixture_rules.check_sources(names, sources)
         for key, text in (("name", name), ("license", license)):
             if text is not None:
                 check_text(key, text)
         if description is not None:
             mixture_file.check_description(description)
+        segments = None
+        if schedule is not None:
+            segments = mixture_rules.check_schedule(names, shares, schedule, schedule_unit, normalise=normalise)
+        elif schedule_unit is not None:
+            raise ValueError(f"schedule_unit={schedule_unit!r} is given without a schedule; give both or neither")
         values = {
             "names": names,
             "shares": shares,
@@ -113,11 +144,21 @@ class Mixture:
             "name": name,
             "description": description,
             "license": license,
+            "schedule": segments,
+            "schedule_unit": schedule_unit,
+            "budget": None if budget is None else mixture_rules.check_budget(budget),
+            "_policies": mixture_rules.check_policies(
+                names, {} if policies is None else policies, segments or (Segment(0, shares),)
+            ),
             "_sources": tuple((key, sources[key]) for key in names if key in sources),
             "_metadata": mixture_file.freeze_metadata(dict(metadata or {})),
         }
         for key, value in values.items():
             object.__setattr__(self, key, value)
+        if self.budget is not None:
+            from hf_mixture.data.mixture_plan import check_caps
+
+            check_caps(self)
 
     @classmethod
     def uniform(cls, names: Iterable[str], *, unit: Unit, seed: int = 0) -> Mixture:
@@ -183,12 +224,56 @@ class Mixture:
         return dict(self._sources)
 
     @property
+    def policies(self) -> dict[str, SourcePolicy]:
+        """Caps, minimum shares and order, by name, for the domains where they are not the default."""
+        return dict(self._policies)
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """Facts that are stored and not applied; a new dictionary on each access."""
         return dict(json.loads(self._metadata))
 
     def __repr__(self) -> str:
-        return f"Mixture({self.weights!r}, unit={self.unit!r}, seed={self.seed})"
+        changes = {"schedule": self.schedule, "schedule_unit": self.schedule_unit, "policies": self.policies}
+        more = "".join(f", {key}={value!r}" for key, value in changes.items() if value)
+        return f"Mixture({self.weights!r}, unit={self.unit!r}, seed={self.seed}{more})"
+
+    def plan_arguments(
+        self,
+        *,
+        num_examples: int | None = None,
+        mean_lengths: Mapping[str, float | Mapping[str, float]] | None = None,
+    ) -> PlanArguments:
+        """Resolve the mixture to the arguments of `MixturePlan.build`: no names, no fractions, no tokens.
+
+        Args:
+            num_examples: Length of the stream; needed when the schedule counts fractions.
+            mean_lengths: Mean tokens or bytes of an example, by unit: a number for all sources (`{"tokens": 1024}` for
+                blocks of 1024 tokens) or a map from name to number. Needed when the schedule counts tokens or bytes.
+                Default: from the sizes that the sources record.
+
+        Returns:
+            `weights` (K floats), `schedule` (segments that start at positions, or None) and `policies` (one for each
+            source, or None).
+
+        Raises:
+            ValueError: A length is needed and not known, or a segment is shorter than one example.
+
+        Example:
+            ```python
+            >>> from hf_mixture import Mixture
+            >>> half = {"a": 0.5, "b": 0.5}
+            >>> mixture = Mixture(
+            ...     half, unit="tokens", schedule=[(0, half), (10240, {"a": 0, "b": 1})], schedule_unit="tokens"
+            ... )
+            >>> mixture.plan_arguments(mean_lengths={"tokens": 1024})["schedule"][1].start
+            10
+
+            ```
+        """
+        from hf_mixture.data.mixture_plan import plan_arguments
+
+        return plan_arguments(self, num_examples=num_examples, mean_lengths=mean_lengths)
 
     def to_json(self) -> str:
         """Return the text of `mixture.json`; equal mixtures give equal text, and floats round-trip exactly."""

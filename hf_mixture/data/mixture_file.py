@@ -6,6 +6,7 @@ makes the next one safe, and each failure is one ValueError that names the place
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from functools import cache
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_mixture.data.atomic import write_atomic
+from hf_mixture.data.schedule import SourcePolicy
 from hf_mixture.data.source import Source, check_text, shorten
 
 
@@ -29,7 +31,7 @@ MAX_DEPTH = 32
 
 def dump(mixture: Mixture) -> str:
     """Return the text of `mixture.json`: fixed key order, shortest exact floats, one final newline."""
-    sources = mixture.sources
+    sources, policies = mixture.sources, mixture.policies
     metadata = mixture.metadata
     document: dict[str, Any] = {
         "format": FORMAT,
@@ -41,15 +43,38 @@ def dump(mixture: Mixture) -> str:
         "tokenizer": metadata.pop("tokenizer", None),
         "seed": mixture.seed,
         "sources": [
-            {"name": name, "weight": weight, **(sources[name].to_dict() if name in sources else {})}
+            {
+                "name": name,
+                "weight": weight,
+                **_policy_to_dict(policies.get(name, SourcePolicy())),
+                **(sources[name].to_dict() if name in sources else {}),
+            }
             for name, weight in mixture.weights.items()
         ],
-        "schedule": None,
-        "budget": None,
+        "schedule": mixture.schedule
+        and [
+            {
+                "start": segment.start,
+                "unit": mixture.schedule_unit,
+                "weights": dict(zip(mixture.names, segment.weights, strict=True)),
+                "interpolation": segment.interpolation,
+            }
+            for segment in mixture.schedule
+        ],
+        "budget": mixture.budget and {"amount": mixture.budget[0], "unit": mixture.budget[1]},
         "provenance": metadata.pop("provenance", None),
         **metadata,
     }
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _policy_to_dict(policy: SourcePolicy) -> dict[str, Any]:
+    """The fields that differ from their defaults."""
+    return {
+        field.name: getattr(policy, field.name)
+        for field in dataclasses.fields(SourcePolicy)
+        if getattr(policy, field.name) != field.default
+    }
 
 
 def parse(text: str | bytes, *, where: str, normalise: bool = False) -> Mixture:
@@ -72,13 +97,15 @@ def parse(text: str | bytes, *, where: str, normalise: bool = False) -> Mixture:
 
 def _build(mixture_cls: type[Mixture], document: dict[str, Any], normalise: bool) -> Mixture:
     weights: dict[str, float] = {}
-    sources = {}
+    sources, policies = {}, {}
+    limits = [field.name for field in dataclasses.fields(SourcePolicy)]
     facts = [field for field in Source.__dataclass_fields__ if field != "path"]
     for entry in document["sources"]:
         name = entry["name"]
         if name in weights:
             raise ValueError(f"sources has {name!r} twice; names must be unique: rename one")
         weights[name] = entry["weight"]
+        policies[name] = SourcePolicy(**{key: entry[key] for key in limits if entry.get(key) is not None})
         if "path" in entry:
             sources[name] = Source(entry["path"], **{key: entry[key] for key in facts if entry.get(key) is not None})
         elif recorded := [key for key in facts if entry.get(key) is not None]:
@@ -90,17 +117,34 @@ def _build(mixture_cls: type[Mixture], document: dict[str, Any], normalise: bool
         for key, value in document.items()
         if key.startswith("x_") or (key in ("provenance", "tokenizer") and value is not None)
     }
+    budget = document.get("budget")
     return mixture_cls(
         weights,
         unit=document["unit"],
         seed=document.get("seed", 0),
         sources=sources,
+        policies=policies,
+        budget=(budget["amount"], budget["unit"]) if budget else None,
+        **_read_schedule(document),
         name=document.get("name"),
         description=document.get("description"),
         license=document.get("license"),
         metadata=metadata,
         normalise=normalise,
     )
+
+
+def _read_schedule(document: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `Mixture` for the schedule of a file."""
+    entries = document.get("schedule")
+    if entries is None:
+        return {}
+    units = [entry["unit"] for entry in entries]
+    for i, unit in enumerate(units):
+        if unit != units[0]:
+            raise ValueError(f"schedule[{i}].unit={unit!r} is not that of schedule[0], {units[0]!r}; use one unit")
+    segments = [(entry["start"], entry["weights"], entry.get("interpolation", "constant")) for entry in entries]
+    return {"schedule": segments, "schedule_unit": units[0]}
 
 
 def load_json(text: str | bytes, where: str) -> Any:

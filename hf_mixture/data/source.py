@@ -27,6 +27,7 @@ class Source:
         split: The split that training rows come from. Default: "train".
         revision: Commit, branch or tag of a Hub data set. Pin a commit hash to fix the meaning of the mixture.
         text_column: Column that holds the text. Default: "text".
+        length_column: Column that holds the length of each row, in the unit of the mixture.
         license: SPDX expression of the data.
         size: Counts as measured when the mixture was made, by unit: `{"examples": ..., "tokens": ..., "bytes": ...}`.
         fingerprint: Fingerprint of the materialised `datasets.Dataset`.
@@ -50,6 +51,7 @@ class Source:
     split: str = "train"
     revision: str | None = None
     text_column: str = "text"
+    length_column: str | None = None
     license: str | None = None
     size: tuple[tuple[str, int], ...] | None = None
     fingerprint: str | None = None
@@ -57,7 +59,7 @@ class Source:
     def __post_init__(self) -> None:
         for name in ("path", "split", "text_column"):
             check_text(f"source.{name}", getattr(self, name))
-        for name in ("config", "data_dir", "revision", "license", "fingerprint"):
+        for name in ("config", "data_dir", "revision", "length_column", "license", "fingerprint"):
             if getattr(self, name) is not None:
                 check_text(f"source.{name}", getattr(self, name))
         # Lists and maps become tuples: a source is hashable and cannot change after it was validated.
