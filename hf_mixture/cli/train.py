@@ -17,13 +17,27 @@ def add_parser(subparsers: Any) -> None:
         epilog="Any key of the recipe can be given as --KEY.PATH VALUE after the recipe, for example "
         "--adapt.training_arguments.max_steps 20; it wins over the file.",
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a packaged recipe: quickstart")
+    add_recipe_arguments(parser, "quickstart")
     parser.add_argument("--model", metavar="ID", help="Hub id or folder of another base model, with its tokenizer")
+    parser.set_defaults(run=run)
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser, packaged: str) -> None:
+    """Add what every command has that runs a recipe; `packaged` names recipes that come with the package."""
+    parser.add_argument("recipe", metavar="RECIPE", help=f"a YAML file, or the name of a packaged recipe: {packaged}")
     parser.add_argument("--override", metavar="KEY.PATH=VALUE", action="append", default=[], help="set one value")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved plan and write nothing")
     parser.add_argument("--smoke", action="store_true", help="apply the recipe's smoke section: a run of seconds")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
-    parser.set_defaults(run=run, accepts_overrides=True)
+    parser.set_defaults(accepts_overrides=True)
+
+
+def override_words(args: argparse.Namespace) -> list[str]:
+    """Return the overrides of both spellings as words of the second one, `--KEY.PATH VALUE`."""
+    for text in args.override:
+        if "=" not in text:
+            raise ValueError(f"--override {text!r} has no '='; write --override key.path=value")
+    return [f"--{text}" for text in args.override] + list(args.overrides)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,10 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from hf_mixture.training.run import run_recipe
     from hf_mixture.training.strict import parse_overrides
 
-    for text in args.override:
-        if "=" not in text:
-            raise ValueError(f"--override {text!r} has no '='; write --override key.path=value")
-    words = [f"--{text}" for text in args.override] + list(args.overrides)
+    words = override_words(args)
     recipe = resolve_recipe(
         find_recipe(args.recipe), overrides=parse_overrides(words), model=args.model, smoke=args.smoke
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,29 @@ def model_config(recipe: Recipe, *, vocab_size: int, separator: int) -> Any:
     Returns:
         The configuration.
     """
+    return config_of(
+        recipe.model.from_config or {}, vocab_size=vocab_size, separator=separator, block_size=recipe.block_size
+    )
+
+
+def config_of(values: Mapping[str, Any], *, vocab_size: int, separator: int, block_size: int) -> Any:
+    """Build the configuration of a new model.
+
+    Args:
+        values: `model_type` and fields of its configuration.
+        vocab_size: Number of tokens of the tokenizer.
+        separator: Id of the token between documents, which begins and ends a text.
+        block_size: Tokens in one training example: the positions, where `values` does not say.
+
+    Returns:
+        The configuration.
+    """
     from transformers import CONFIG_MAPPING
 
-    values = dict(recipe.model.from_config or {})
-    config_cls = CONFIG_MAPPING[values.pop("model_type")]
+    fields = dict(values)
+    config_cls = CONFIG_MAPPING[fields.pop("model_type")]
     tokens = {"vocab_size": vocab_size, "bos_token_id": separator, "eos_token_id": separator, "pad_token_id": None}
-    return config_cls(**tokens | {"max_position_embeddings": recipe.block_size} | values)
+    return config_cls(**tokens | {"max_position_embeddings": block_size} | fields)
 
 
 def new_model(recipe: Recipe, *, vocab_size: int, separator: int) -> Any:

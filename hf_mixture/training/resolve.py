@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -78,23 +78,40 @@ def resolve_recipe(
     Raises:
         ValueError: If a key is unknown, a value has the wrong type or breaks a rule.
     """
+    given = [] if model is None else [("model", {"from_pretrained": model}), ("tokenizer", {})]
+    recipe = build(Recipe, recipe_values(text, overrides=[*given, *overrides], smoke=smoke), "")
+    _check(recipe)
+    return recipe
+
+
+def recipe_values(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smoke: bool = False) -> dict[str, Any]:
+    """Read the text of a recipe and apply what was given besides: the `smoke` section first, then `overrides`.
+
+    Args:
+        text: The YAML text.
+        overrides: Pairs of key path and value.
+        smoke: Whether to apply the `smoke` section, which maps key paths to values.
+
+    Returns:
+        The values, without the section.
+
+    Raises:
+        ValueError: If the text is not a mapping, or `smoke` is asked for and there is no such section.
+
+    Example:
+        >>> from hf_mixture.training.resolve import recipe_values
+        >>> recipe_values("steps: 100\nsmoke: {steps: 2}", smoke=True)
+        {'steps': 2}
+    """
     values = parse_yaml(text)
     if not isinstance(values, dict):
         raise ValueError(f"the recipe is {values!r}; it must be a mapping of keys to values")
     small = values.pop("smoke", None) or {}
     if smoke and not small:
         raise ValueError("the recipe has no section 'smoke', so --smoke has nothing to apply; use overrides instead")
-    if smoke:
-        for path, value in small.items():
-            apply_override(values, path, value)
-    if model is not None:
-        values["model"] = {"from_pretrained": model}
-        values["tokenizer"] = {}
-    for path, value in overrides:
+    for path, value in [*(small.items() if smoke else ()), *overrides]:
         apply_override(values, path, value)
-    recipe = build(Recipe, values, "")
-    _check(recipe)
-    return recipe
+    return values
 
 
 def training_argument_values(recipe: Recipe, stage: StageSpec, learning_rate: float | None = None) -> dict[str, Any]:
@@ -134,7 +151,7 @@ def _check(recipe: Recipe) -> None:
     _check_model(recipe)
     _check_numbers(recipe)
     for section in ("domains", "adapters"):
-        _check_folder_names(section, getattr(recipe, section))
+        check_folder_names(section, getattr(recipe, section))
     for name, values in recipe.domains.items():
         source_of(name, values)
     for name, stage in recipe.stages.items():
@@ -166,7 +183,8 @@ def _check_model(recipe: Recipe) -> None:
         raise ValueError("tokenizer is empty and model.from_config has none of its own; add tokenizer.train_bpe")
     if model.from_config is None and tokenizer.train_bpe:
         raise ValueError("tokenizer.train_bpe does not fit a pretrained model, which knows its own tokens; remove it")
-    _check_model_config(model.from_config)
+    if model.from_config is not None:
+        check_model_config(model.from_config, "model.from_config")
 
 
 def _check_numbers(recipe: Recipe) -> None:
@@ -183,7 +201,8 @@ def _check_numbers(recipe: Recipe) -> None:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
 
 
-def _check_folder_names(section: str, values: Mapping[str, Any]) -> None:
+def check_folder_names(section: str, values: Mapping[str, Any]) -> None:
+    """Refuse an empty section of a recipe, and names in it that cannot be names of folders."""
     if not values:
         raise ValueError(f"{section} is empty; give at least one entry")
     for name in values:
@@ -194,34 +213,54 @@ def _check_folder_names(section: str, values: Mapping[str, Any]) -> None:
             )
 
 
-def _check_model_config(values: Mapping[str, Any] | None) -> None:
-    if values is None:
-        return
+def check_model_config(values: Mapping[str, Any], where: str) -> None:
+    """Refuse the configuration of a new model whose type or fields transformers does not know.
+
+    Args:
+        values: `model_type` and fields of its configuration.
+        where: Their place in the recipe, for messages.
+
+    Raises:
+        ValueError: If the type is missing or unknown, a field is, or the size of the vocabulary is given.
+    """
     from transformers import CONFIG_MAPPING
 
     if "model_type" not in values:
-        raise ValueError("model.from_config has no 'model_type'; add it, for example model_type: llama")
+        raise ValueError(f"{where} has no 'model_type'; add it, for example model_type: llama")
     if values["model_type"] not in CONFIG_MAPPING:
         check_names([values["model_type"]], list(CONFIG_MAPPING), "the model types of transformers")
     if "vocab_size" in values:
-        raise ValueError("model.from_config has 'vocab_size', which the tokenizer decides; remove it")
+        raise ValueError(f"{where} has 'vocab_size', which the tokenizer decides; remove it")
     known = {item.name for item in dataclasses.fields(CONFIG_MAPPING[values["model_type"]])}
-    check_names(values, {"model_type", *known}, "model.from_config")
+    check_names(values, {"model_type", *known}, where)
 
 
 def _check_stage(name: str, stage: StageSpec, domains: Mapping[str, Any]) -> None:
+    check_training_arguments(stage.training_arguments, f"{name}.training_arguments")
+    check_names(stage.mixture.weights, domains, f"{name}.mixture.weights")
+
+
+def check_training_arguments(given: Mapping[str, Any], where: str, owned: Collection[str] = OWNED_ARGUMENTS) -> None:
+    """Refuse training arguments that do not exist, that the run decides, or that give no number of steps.
+
+    Args:
+        given: Fields of `TrainingArguments`.
+        where: Their place in the recipe, for messages.
+        owned: Those that the run decides.
+
+    Raises:
+        ValueError: If a name is unknown or decided by the run, or `max_steps` is not a number of steps.
+    """
     from transformers import TrainingArguments
 
-    where = f"{name}.training_arguments"
     known = {item.name for item in dataclasses.fields(TrainingArguments) if item.init}
-    owned = sorted(OWNED_ARGUMENTS & stage.training_arguments.keys())
-    if owned:
-        raise ValueError(f"{where} has {owned[0]!r}, which the run decides; remove it")
-    check_names(stage.training_arguments, known - OWNED_ARGUMENTS, where)
-    steps = stage.training_arguments.get("max_steps")
+    for name in given:
+        if name in owned:
+            raise ValueError(f"{where} has {name!r}, which the run decides; remove it")
+    check_names(given, known.difference(owned), where)
+    steps = given.get("max_steps")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"{where}.max_steps is {steps!r}; give the number of steps, at least 1")
-    check_names(stage.mixture.weights, domains, f"{name}.mixture.weights")
 
 
 def peft_config(name: str, values: Mapping[str, Any] | None) -> Any:
