@@ -1,14 +1,16 @@
-"""`hf-mixture mix`: validate and show data mixtures."""
+"""`hf-mixture mix`: validate, show and search data mixtures."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from hf_mixture.cli import mix_search
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the `mix` subcommand."""
-    parser = subparsers.add_parser("mix", help="validate or show a data mixture")
+    parser = subparsers.add_parser("mix", help="validate, show or search a data mixture")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, text in (("validate", "check a mixture.json against every rule"), ("show", "print a mixture")):
         child = actions.add_parser(action, help=text)
@@ -18,6 +20,7 @@ def add_parser(subparsers: Any) -> None:
         child.add_argument("--revision", help="branch, tag or commit of the repository")
         child.add_argument("--json", action="store_true", help="print JSON")
         child.set_defaults(run=run, needs_registration=False)
+    mix_search.add_action(actions)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,0 +1,41 @@
+"""`hf-mixture mix search`: a search recipe, from domains to a `mixture.json`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import Any
+
+from hf_mixture.cli.train import add_recipe_arguments, override_words
+
+
+def add_action(actions: Any) -> None:
+    """Add the action `search` to `hf-mixture mix`."""
+    parser = actions.add_parser(
+        "search",
+        help="search a mixture of domains, as a recipe says, and compare it with baselines",
+        usage="hf-mixture mix search RECIPE [options] [--KEY.PATH VALUE ...]",
+        epilog="Any key of the recipe can be given as --KEY.PATH VALUE after the recipe, for example "
+        "--method.settings.num_runs 32; it wins over the file.",
+    )
+    add_recipe_arguments(parser, "regmix, climb, admire, aioli")
+    parser.set_defaults(run=run, needs_registration=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Resolve the recipe and run it."""
+    from hf_mixture.training.resolve import find_recipe
+    from hf_mixture.training.search.resolve import resolve_search
+    from hf_mixture.training.search.run import search_recipe
+    from hf_mixture.training.strict import parse_overrides
+
+    words = override_words(args)
+    recipe = resolve_search(find_recipe(args.recipe), overrides=parse_overrides(words), smoke=args.smoke)
+    command = ["hf-mixture", "mix", "search", args.recipe, *(["--smoke"] if args.smoke else []), *words]
+    try:
+        search_recipe(recipe, resume=args.resume, dry_run=args.dry_run, command=shlex.join(command))
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; continue with: {shlex.join(command)} --resume", file=sys.stderr)
+        return 130
+    return 0
