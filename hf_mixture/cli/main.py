@@ -40,8 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        # The actions of `mix` are in files of their own.
-        if module.name != "main" and not module.name.startswith("mix_"):
+        if module.name != "main":
             importlib.import_module(f"hf_mixture.cli.{module.name}").add_parser(subparsers)
     return parser
 

@@ -29,7 +29,7 @@ def compare(runs: Mapping[str, Sequence[Mapping[str, Any]]], metric: str | Mappi
         `differences`: objective of the first mixture less that of each other one, seed by seed, with the mean.
     """
     parts = {metric: 1.0} if isinstance(metric, str) else dict(metric)
-    systems = []
+    systems: list[dict[str, Any]] = []
     for name, entries in runs.items():
         values = [sum(weight * entry["losses"][part] for part, weight in parts.items()) for entry in entries]
         systems.append(

@@ -10,8 +10,8 @@ from typing import Any
 from hf_mixture.cli.train import add_recipe_arguments, override_words
 
 
-def add_action(actions: Any) -> None:
-    """Add the action `search` to `hf-mixture mix`."""
+def add_parser(actions: Any) -> None:
+    """Add the action."""
     parser = actions.add_parser(
         "search",
         help="search a mixture of domains, as a recipe says, and compare it with baselines",

@@ -1,0 +1,104 @@
+"""The searcher of a recipe: built, driven, and continued after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_mixture.data.atomic import write_atomic
+from hf_mixture.training.search.recipe import SearchRecipe
+
+
+if TYPE_CHECKING:
+    from hf_mixture.data.search import Constraints, Run, Trial
+    from hf_mixture.data.search.session import SearchSession
+
+    Evaluate = Callable[[Sequence[Trial]], Sequence[Run]]
+
+# Bayesian optimisation names any number of runs at once, at the price of what it would learn in between.
+BATCHES = {"admire": 4}
+
+
+def make_search(
+    recipe: SearchRecipe, *, prior: Mapping[str, float] | None, constraints: Constraints | None
+) -> SearchSession:
+    """Build the searcher of a recipe.
+
+    Args:
+        recipe: The recipe, whose method runs proxies.
+        prior: Natural share of each domain. None: equal.
+        constraints: Bounds on the shares. None: none.
+
+    Returns:
+        The searcher.
+
+    Raises:
+        ValueError: If a setting breaks a rule of the method.
+        TypeError: If a setting has the wrong type.
+    """
+    from hf_mixture.data.search import Objective
+    from hf_mixture.data.search.entry import SEARCHES
+
+    build = SEARCHES[recipe.method.name]
+    settings = dict(recipe.method.settings)
+    if recipe.method.name != "grid":
+        settings["seed"] = recipe.seed
+    goal = Objective(recipe.objective.metric, recipe.objective.direction)  # type: ignore[arg-type]
+    return build(recipe.domain_names, goal, prior=prior, constraints=constraints, **settings)
+
+
+def planned_runs(search: SearchSession) -> str:
+    """How many runs a search will ask for, as text."""
+    if hasattr(search, "rounds"):
+        return " + ".join(map(str, search.rounds)) + " runs"
+    if hasattr(search, "budget"):
+        return f"runs that cost {search.budget:g} together"
+    return f"{search.num_runs} runs"  # type: ignore[attr-defined]
+
+
+def bounds_of(recipe: SearchRecipe, tokens: Mapping[str, int], budget: int) -> Constraints:
+    """Turn the constraints of a recipe into bounds on the shares.
+
+    Args:
+        recipe: The recipe.
+        tokens: Available training tokens of each domain.
+        budget: Tokens of the run that the mixture is for.
+
+    Returns:
+        The bounds: the smaller of the cap that is given and of the cap that `max_epochs` implies.
+
+    Raises:
+        ValueError: If no mixture obeys them.
+    """
+    from hf_mixture.data.search import Constraints
+
+    spec = recipe.constraints
+    caps = dict(spec.caps)
+    if spec.max_epochs is not None:
+        available = Constraints.from_sizes(tokens, budget=budget, max_epochs=spec.max_epochs).caps
+        for name, cap in available.items():
+            if cap < 1:
+                caps[name] = min(cap, caps.get(name, 1.0))
+    bounds = Constraints(spec.floors, caps, spec.fixed)
+    bounds.bounds(recipe.domain_names)
+    return bounds
+
+
+def drive(search: SearchSession, evaluate: Evaluate, state: Path, batch: int | None) -> None:
+    """Ask, evaluate and tell until the search is done; everything asked and told is on disk before it goes on.
+
+    Args:
+        search: A searcher that was not driven yet.
+        evaluate: Runs trials and returns their runs.
+        state: The file of the search's state; when it exists, the search continues from it.
+        batch: Most trials asked for at once.
+    """
+    if state.exists():
+        search.load_state_dict(json.loads(state.read_text(encoding="utf-8")))
+    size = batch or BATCHES.get(search.method, 2**31)
+    while trials := [*search.pending] or search.ask(size):
+        write_atomic(state, json.dumps(search.state_dict(), allow_nan=False) + "\n")
+        search.tell(evaluate(trials))
+        write_atomic(state, json.dumps(search.state_dict(), allow_nan=False) + "\n")
