@@ -132,9 +132,7 @@ class AdmireSearch(SearchSession):
         Raises:
             ValueError: No run was told.
         """
-        table = self.table
-        if table is None:
-            raise ValueError("no run was told yet; tell finished runs, or pass table= to the search")
+        table = self.told_table
         limits = constraints or self.space.constraints
         sign = self.objective.sign
         process = self._fit()

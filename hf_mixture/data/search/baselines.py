@@ -6,17 +6,16 @@ Letters: K domains, q natural shares.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from hf_mixture.data.search.constraints import Constraints, project
 from hf_mixture.data.search.dml import lattice
+from hf_mixture.data.search.families import DesignedSearch
 from hf_mixture.data.search.proposal import Space, incumbent
-from hf_mixture.data.search.protocol import Objective, SearchResult, Trial
+from hf_mixture.data.search.protocol import Objective, SearchResult
 from hf_mixture.data.search.ranks import FloatArray
-from hf_mixture.data.search.session import SearchSession
 from hf_mixture.data.search.simplex import dirichlet
 from hf_mixture.data.search.table import RunTable
 
@@ -57,24 +56,8 @@ def stratified(space: Space) -> FloatArray:
     return project(equal, *space.constraints.bounds(space.domains))[0]
 
 
-class _Measured(SearchSession):
+class MeasuredSearch(DesignedSearch):
     """A search whose proposal is the best run it has seen: no model, no prediction."""
-
-    num_runs: int
-
-    @property
-    def mixtures(self) -> FloatArray:
-        """The mixtures of all trials, of shape (num_runs, K)."""
-        raise NotImplementedError
-
-    @property
-    def done(self) -> bool:
-        """Whether all trials were asked and told."""
-        return len(self.trials) >= self.num_runs and not self.pending
-
-    def _suggest(self, num: int) -> list[Trial]:
-        start = len(self.trials)
-        return [self._add(self.mixtures[row]) for row in range(start, min(start + num, self.num_runs))]
 
     def propose(self, constraints: Constraints | None = None) -> SearchResult:
         """The best mixture that was run.
@@ -85,39 +68,26 @@ class _Measured(SearchSession):
         Raises:
             ValueError: No run at fidelity 1 inside the bounds was told.
         """
-        return measured(self, constraints)
+        limits = constraints or self.space.constraints
+        table = self.table
+        best = None if table is None else incumbent(table, self.objective, limits)
+        if table is None or best is None:
+            raise ValueError("no run at fidelity 1 inside the bounds was told; tell finished runs first")
+        return SearchResult(
+            method=self.method,
+            domains=self.space.domains,
+            weights=tuple(best["weights"].values()),
+            objective=self.objective.name,
+            direction=self.objective.direction,
+            num_rows=len(table),
+            table_sha256=table.sha256,
+            incumbent=best,
+            parameters={"seed": self.seed},
+            constraints=limits.to_dict(),
+        )
 
 
-def measured(search: SearchSession, constraints: Constraints | None = None) -> SearchResult:
-    """The best run of a search as its result.
-
-    Args:
-        search: The search.
-        constraints: Bounds to use in place of the search's own.
-
-    Raises:
-        ValueError: No run at fidelity 1 inside the bounds was told.
-    """
-    limits = constraints or search.space.constraints
-    table = search.table
-    best = None if table is None else incumbent(table, search.objective, limits)
-    if table is None or best is None:
-        raise ValueError("no run at fidelity 1 inside the bounds was told; tell finished runs first")
-    return SearchResult(
-        method=search.method,
-        domains=search.space.domains,
-        weights=tuple(best["weights"].values()),
-        objective=search.objective.name,
-        direction=search.objective.direction,
-        num_rows=len(table),
-        table_sha256=table.sha256,
-        incumbent=best,
-        parameters={"seed": search.seed},
-        constraints=limits.to_dict(),
-    )
-
-
-class RandomSearch(_Measured):
+class RandomSearch(MeasuredSearch):
     """Random mixtures, of a pool without repetition or of Dir(K q); the proposal is the best run.
 
     Args:
@@ -147,35 +117,19 @@ class RandomSearch(_Measured):
     ) -> None:
         space = Space.build(domains, prior, constraints, pool)
         self.num_runs = num_runs if space.pool is None else min(num_runs, len(space.pool))
+        if space.pool is not None:
+            order = np.random.default_rng(seed).permutation(len(space.pool))
+            self.rows = [int(row) for row in order[: self.num_runs]]
         super().__init__(space, objective, table=table, seed=seed, settings={"num_runs": num_runs})
 
-    @cached_property
-    def order(self) -> list[int | None]:
-        """The rows of the pool in the order of the trials; None for each when there is no pool."""
-        if self.space.pool is None:
-            return [None] * self.num_runs
-        rows = np.random.default_rng(self.seed).permutation(len(self.space.pool))
-        return [int(row) for row in rows[: self.num_runs]]
-
-    @property
-    def mixtures(self) -> FloatArray:
-        """The mixtures of all trials, of shape (num_runs, K)."""
-        return self._mixtures
-
-    @cached_property
-    def _mixtures(self) -> FloatArray:
+    def _design(self) -> FloatArray:
         if self.space.pool is not None:
-            return self.space.pool[[row for row in self.order if row is not None]]
+            return self.space.pool[self.rows]
         draws = dirichlet(self.space.prior, self.num_runs, seed=self.seed)
         return project(draws, *self.space.constraints.bounds(self.space.domains))
 
-    def _suggest(self, num: int) -> list[Trial]:
-        start = len(self.trials)
-        rows = range(start, min(start + num, self.num_runs))
-        return [self._add(self.mixtures[row], candidate=self.order[row]) for row in rows]
 
-
-class GridSearch(_Measured):
+class GridSearch(MeasuredSearch):
     """Every mixture of a lattice inside the bounds; the proposal is the best run.
 
     Args:
@@ -204,7 +158,5 @@ class GridSearch(_Measured):
         self.num_runs = len(self._points)
         super().__init__(space, objective, table=table, seed=0, settings={"steps": steps})
 
-    @property
-    def mixtures(self) -> FloatArray:
-        """The mixtures of all trials, of shape (num_runs, K)."""
+    def _design(self) -> FloatArray:
         return self._points

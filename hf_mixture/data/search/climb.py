@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.data.search.constraints import Constraints, project
+from hf_mixture.data.search.families import PredictedSearch, describe_predictor
 from hf_mixture.data.search.predictors import Kind
-from hf_mixture.data.search.proposal import Space, fit_ranker, propose, target_rows
-from hf_mixture.data.search.protocol import Objective, SearchResult, Trial
+from hf_mixture.data.search.proposal import Space, fit_ranker, target_rows
+from hf_mixture.data.search.protocol import Objective, Trial
 from hf_mixture.data.search.ranks import FloatArray
-from hf_mixture.data.search.session import SearchSession
 from hf_mixture.data.search.simplex import dirichlet
 from hf_mixture.data.search.table import RunTable
 
 
-class ClimbSearch(SearchSession):
+class ClimbSearch(PredictedSearch):
     """Rounds of trials: the first at random, each later one among the best predicted mixtures not yet run.
 
     A round of M trials is drawn at random from the `breadth` * M best of the candidates, which keeps it diverse. Each
@@ -55,6 +55,7 @@ class ClimbSearch(SearchSession):
     """
 
     method = "climb"
+    recorded = ("rounds", "breadth")
 
     def __init__(
         self,
@@ -78,7 +79,12 @@ class ClimbSearch(SearchSession):
             raise ValueError(
                 f"the pool has {len(space.pool)} mixtures for {sum(rounds)} trials: add some or run fewer"
             )
-        settings = {"rounds": list(rounds), "breadth": breadth, "num_candidates": num_candidates}
+        settings = {
+            "rounds": list(rounds),
+            "breadth": breadth,
+            "predictor": describe_predictor(predictor),
+            "num_candidates": num_candidates,
+        }
         super().__init__(space, objective, table=table, seed=seed, settings=settings)
         self.rounds, self.predictor, self.breadth = tuple(rounds), predictor, breadth
         self.num_candidates = num_candidates
@@ -128,27 +134,3 @@ class ClimbSearch(SearchSession):
             order = np.argsort(-self.objective.sign * model.predict(candidates), kind="stable")
             picks = rng.permutation(order[: int(self.breadth * size)])[:size]
         return [(candidates[pick], None if rows is None else rows[pick]) for pick in picks]
-
-    def propose(self, constraints: Constraints | None = None) -> SearchResult:
-        """The mixture that a predictor of all runs likes best: of the pool, or an average of the best samples.
-
-        Args:
-            constraints: Bounds to use in place of the search's own.
-
-        Raises:
-            ValueError: There are too few runs for any of the predictors.
-        """
-        table = self.table
-        if table is None:
-            raise ValueError("no run was told yet; tell finished runs, or pass table= to the search")
-        return propose(
-            self.method,
-            table,
-            self.objective,
-            self.space,
-            predictor=self.predictor,
-            constraints=constraints,
-            num_candidates=self.num_candidates,
-            seed=self.seed,
-            parameters={"rounds": list(self.rounds), "breadth": self.breadth},
-        )

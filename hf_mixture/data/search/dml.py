@@ -6,22 +6,21 @@ Letters: n runs, K domains.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from math import comb
 from typing import Any
 
 import numpy as np
 
 from hf_mixture.data.search.constraints import Constraints, project
-from hf_mixture.data.search.proposal import Space, propose
-from hf_mixture.data.search.protocol import Objective, SearchResult, Trial
+from hf_mixture.data.search.families import DesignedSearch, PredictedSearch
+from hf_mixture.data.search.proposal import Space
+from hf_mixture.data.search.protocol import Objective
 from hf_mixture.data.search.ranks import FloatArray
-from hf_mixture.data.search.session import SearchSession
 from hf_mixture.data.search.simplex import grid, latin, quantize
 from hf_mixture.data.search.table import RunTable
 
 
-class DMLSearch(SearchSession):
+class DMLSearch(DesignedSearch, PredictedSearch):
     """A few evenly spread trials, one law of K + 2 numbers, and the best point of a lattice of mixtures.
 
     Args:
@@ -47,6 +46,9 @@ class DMLSearch(SearchSession):
     """
 
     method = "dml"
+    predictor = "law"
+    top = 1
+    recorded = ("steps", "max_share")
 
     def __init__(
         self,
@@ -73,47 +75,13 @@ class DMLSearch(SearchSession):
         )
         self.num_runs, self.steps, self.max_share = num_runs, steps, max_share
 
-    @cached_property
-    def design(self) -> FloatArray:
-        """The mixtures of all trials, of shape (num_runs, K)."""
+    def _design(self) -> FloatArray:
         draws = latin(len(self.space.domains), self.num_runs, seed=self.seed)
         return project(draws, *self.space.constraints.bounds(self.space.domains))
 
-    @property
-    def done(self) -> bool:
-        """Whether all trials were asked and told."""
-        return len(self.trials) >= self.num_runs and not self.pending
-
-    def _suggest(self, num: int) -> list[Trial]:
-        start = len(self.trials)
-        return [self._add(self.design[row]) for row in range(start, min(start + num, self.num_runs))]
-
-    def propose(self, constraints: Constraints | None = None) -> SearchResult:
-        """The lattice point that the law likes best; with many domains, the best of 200,000 random lattice points.
-
-        Args:
-            constraints: Bounds to use in place of the search's own.
-
-        Raises:
-            ValueError: There are fewer runs than the law can use, or no lattice point obeys the bounds.
-        """
-        table = self.table
-        if table is None:
-            raise ValueError("no run was told yet; tell finished runs, or pass table= to the search")
-        limits = constraints or self.space.constraints
-        points = lattice(self.space, self.steps, limits, self.seed)
-        return propose(
-            self.method,
-            table,
-            self.objective,
-            self.space,
-            predictor="law",
-            constraints=limits,
-            candidates=points,
-            top=1,
-            seed=self.seed,
-            parameters={"steps": self.steps, "max_share": self.max_share},
-        )
+    def _candidates(self, limits: Constraints) -> FloatArray:
+        """The lattice; with many domains, 200,000 random points of it."""
+        return lattice(self.space, self.steps, limits, self.seed)
 
 
 def lattice(space: Space, steps: int, constraints: Constraints, seed: int, *, max_points: int = 200_000) -> FloatArray:

@@ -127,21 +127,11 @@ def fit_table(
 def fit_ranker(
     table: RunTable, objective: Objective, predictor: str | Kind | Sequence[str | Kind], *, seed: int = 0
 ) -> Model:
-    """Fit a predictor only to rank candidates: a single kind skips the held-out folds.
-
-    Args:
-        table: Runs of one fidelity.
-        objective: What to predict.
-        predictor: `"auto"`, or one or several kinds.
-        seed: Seed of the folds.
-
-    Raises:
-        ValueError: The table has fewer rows than any of the kinds can use.
-    """
+    """Fit a predictor only to rank candidates: as `fit_table`, but a single kind skips the held-out folds."""
     values = objective.values(table)
     listed = kinds(predictor, len(table), positive=bool((values > 0).all()))
     if len(listed) > 1 or len(table) < listed[0].min_rows(len(table.domains)):
-        return choose(listed, table.weights, values, seed=seed)
+        return fit_table(table, objective, listed, seed=seed)
     return listed[0].fit(table.weights, values)
 
 

@@ -6,25 +6,24 @@ Letters: n runs, K domains, q natural shares.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_mixture.data.search.constraints import Constraints
+from hf_mixture.data.search.families import DesignedSearch, PredictedSearch, describe_predictor
 from hf_mixture.data.search.predictors import Kind
 from hf_mixture.data.search.predictors.base import Model
 from hf_mixture.data.search.predictors.boosting import fit_notebook
-from hf_mixture.data.search.proposal import Space, propose
-from hf_mixture.data.search.protocol import Objective, SearchResult, Trial
+from hf_mixture.data.search.proposal import Space
+from hf_mixture.data.search.protocol import Objective
 from hf_mixture.data.search.ranks import FloatArray
-from hf_mixture.data.search.session import SearchSession
 from hf_mixture.data.search.simplex import regmix, regmix_reference
 from hf_mixture.data.search.table import RunTable
 
 
-class RegMixSearch(SearchSession):
+class RegMixSearch(DesignedSearch, PredictedSearch):
     """One batch of random mixtures, one regression, one proposal.
 
     Nothing of the fit sees held-out rows: predictors are compared on folds of the given runs, and none of them can be
@@ -57,6 +56,7 @@ class RegMixSearch(SearchSession):
     """
 
     method = "regmix"
+    recorded = ("num_runs", "max_usage", "reference")
 
     def __init__(
         self,
@@ -74,53 +74,24 @@ class RegMixSearch(SearchSession):
         seed: int = 42,
     ) -> None:
         space = Space.build(domains, prior, constraints)
-        settings = {"num_runs": num_runs, "max_usage": max_usage, "reference": reference}
+        settings = {
+            "num_runs": num_runs,
+            "max_usage": max_usage,
+            "reference": reference,
+            "predictor": describe_predictor(predictor),
+            "num_candidates": num_candidates,
+        }
         super().__init__(space, objective, table=table, seed=seed, settings=settings)
         self.num_runs, self.predictor, self.max_usage, self.reference = num_runs, predictor, max_usage, reference
         self.num_candidates = num_candidates
 
-    @cached_property
-    def design(self) -> FloatArray:
-        """The mixtures of all trials, of shape (num_runs, K)."""
+    def _design(self) -> FloatArray:
         if self.reference:
             return regmix_reference(self.space.prior, self.num_runs, seed=self.seed)
         bounded = bool(self.space.constraints.to_dict())
         lower, upper = self.space.constraints.bounds(self.space.domains) if bounded else (None, None)
         return regmix(
             self.space.prior, self.num_runs, seed=self.seed, max_usage=self.max_usage, lower=lower, upper=upper
-        )
-
-    @property
-    def done(self) -> bool:
-        """Whether all trials were asked and told."""
-        return len(self.trials) >= self.num_runs and not self.pending
-
-    def _suggest(self, num: int) -> list[Trial]:
-        start = len(self.trials)
-        return [self._add(self.design[row]) for row in range(start, min(start + num, self.num_runs))]
-
-    def propose(self, constraints: Constraints | None = None) -> SearchResult:
-        """Average the 128 sampled mixtures that the chosen predictor likes best.
-
-        Args:
-            constraints: Bounds to use in place of the search's own.
-
-        Raises:
-            ValueError: There are too few runs for any of the predictors.
-        """
-        table = self.table
-        if table is None:
-            raise ValueError("no run was told yet; tell finished runs, or pass table= to the search")
-        return propose(
-            self.method,
-            table,
-            self.objective,
-            self.space,
-            predictor=self.predictor,
-            constraints=constraints,
-            num_candidates=self.num_candidates,
-            seed=self.seed,
-            parameters={"num_runs": self.num_runs, "max_usage": self.max_usage, "reference": self.reference},
         )
 
 

@@ -123,6 +123,18 @@ class SearchSession:
         told = [trial for trial in self.trials if trial.trial_id in self._runs]
         return self._table_of(told)
 
+    @property
+    def told_table(self) -> RunTable:
+        """All runs as a table.
+
+        Raises:
+            ValueError: There is none.
+        """
+        table = self.table
+        if table is None:
+            raise ValueError("no run was told yet; tell finished runs, or pass table= to the search")
+        return table
+
     def propose(self, constraints: Constraints | None = None) -> SearchResult:
         """The best mixture that the runs so far suggest.
 
