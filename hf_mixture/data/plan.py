@@ -1,130 +1,50 @@
-"""The static plan of a mixture: a pure function from global position to (source, row).
+"""The plan of a mixture: a pure function from global position to (source, row).
 
 The stream is cut in blocks. `hf_mixture.data.quotas` says how many rows of each source a block holds; a shuffle keyed
 by (seed, block) orders them; the j-th draw of a source takes row perm(j mod n) of its epoch j div n, where perm is a
 keyed bijection that needs no table. Any position can therefore be computed alone, from the K prefix counts of its
 block.
 
-Letters: K sources, T blocks, N positions, n rows of one source.
+The weights may follow a schedule, and they may be changed while the stream is being read, from a block start ahead of
+the readers on.
+
+Letters: K sources, T blocks, N positions, n rows of one source, B block length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hf_mixture.data import quotas
+from hf_mixture.data.ledger import UNCAPPED, ExampleLedger, Ledger, LengthLedger, Section
+from hf_mixture.data.order import block_order, occurrences
+from hf_mixture.data.permutation import MAX_ROWS, permute
+from hf_mixture.data.schedule import Segment, SourcePolicy
+from hf_mixture.data.segment_table import SegmentTable
+from hf_mixture.data.timeline import Grid, Timeline
 
 
 Int64 = NDArray[np.int64]
-UInt32 = NDArray[np.uint32]
-UInt64 = NDArray[np.uint64]
+Float64 = NDArray[np.float64]
 
 BLOCK_SIZE = 4096
-MAX_ROWS = 2**32
-VERSION = 1
+ENDLESS = 2**62
+VERSION = 2
 
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_ROUND_1 = np.uint32(0x7FEB352D)
-_ROUND_2 = np.uint32(0x846CA68B)
-_HALF = np.uint32(16)
-# Working sets of this size stay in the cache of the processor.
-_CHUNK = 2**15
-_SHOW_PROGRESS = 10_000_000
+_MAX_CHANGES = 16384
+_CACHED_BLOCKS = 4
 
 
-def _mix(x: UInt64) -> UInt64:
-    """Scramble 64-bit integers (the finaliser of SplitMix64)."""
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
-    return x ^ (x >> np.uint64(31))
-
-
-def _round_keys(seed: int, source: int, epochs: UInt64, num_rounds: int) -> list[UInt32]:
-    """One key per Feistel round, for each of the epochs."""
-    key = _mix(np.full(1, seed, np.uint64) + _GOLDEN)
-    key = _mix((key ^ np.uint64(source)) + _GOLDEN)
-    key = _mix((key ^ epochs) + _GOLDEN)
-    keys = [_mix(key + np.full(1, turn + 1, np.uint64) * _GOLDEN) for turn in range(num_rounds)]
-    return [(key >> np.uint64(32)).astype(np.uint32) for key in keys]
-
-
-def _scramble(half: UInt32, key: UInt32) -> UInt32:
-    """16 keyed bits of each value; half of a Feistel round."""
-    mixed = half ^ key
-    mixed *= _ROUND_1
-    mixed ^= mixed >> _HALF
-    mixed *= _ROUND_2
-    mixed >>= _HALF
-    return mixed
-
-
-def permute(ranks: Int64, num_rows: int, *, seed: int, source: int) -> Int64:
-    """Map the draws of one source to its rows: each epoch of `num_rows` draws visits every row once, in its own order.
-
-    A Feistel network permutes the smallest power of two >= `num_rows`; a value outside is fed through again until it
-    falls inside (cycle walking), which keeps the map a bijection. Few bits need more rounds to mix: 8 rounds leave a
-    visible bias below about 50 rows, 16 do not.
-
-    Args:
-        ranks: int64 [M], >= 0. Numbers of draws within the source.
-        num_rows: Rows of the source, in [1, 2**32].
-        seed: Seed of the mixture.
-        source: Number of the source in the mixture.
-
-    Returns:
-        int64 [M]: rows in [0, num_rows).
-    """
-    rows = np.empty(len(ranks), dtype=np.int64)
-    for start in range(0, len(ranks), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        epochs, inside = np.divmod(ranks[chunk], num_rows)
-        if epochs.min() == epochs.max():
-            epochs = epochs[:1]
-        keys = _round_keys(seed, source, epochs.astype(np.uint64), 8 if num_rows >= 256 else 16)
-        rows[chunk] = _walk(inside.astype(np.uint32), num_rows, keys)
-    return rows
-
-
-def _walk(x: UInt32, num_rows: int, keys: list[UInt32]) -> UInt32:
-    """Apply the Feistel network to each value until it is below `num_rows`."""
-    bits = max(num_rows - 1, 1).bit_length()
-    low_bits = np.uint32((bits + 1) // 2)
-    low_mask = np.uint32((1 << ((bits + 1) // 2)) - 1)
-    high_mask = np.uint32((1 << (bits // 2)) - 1)
-    todo, values = np.arange(len(x)), x
-    while len(todo):
-        low, high = values & low_mask, values >> low_bits
-        for turn, key in enumerate(keys):
-            # The halves take turns, so that they may differ in width by one bit.
-            if turn % 2:
-                low ^= _scramble(high, key) & low_mask
-            else:
-                high ^= _scramble(low, key) & high_mask
-        values = (high << low_bits) | low
-        x[todo] = values
-        outside = values >= num_rows
-        todo, values = todo[outside], values[outside]
-        keys = [key[outside] if len(key) > 1 else key for key in keys]
-    return x
-
-
-@dataclass(frozen=True, eq=False)
 class MixturePlan:
     """Which row of which source stands at each position of a mixed stream.
 
-    Build one with `MixturePlan.build`. A plan is a pure function of its arguments: the same on every machine, in any
-    order of access, for any number of readers.
-
-    Args:
-        prefix: int64 [T + 1, K]. Draws of each source before each block; the last row holds the totals.
-        sizes: Rows of each source.
-        seed: Seed of the orders.
+    Build one with `MixturePlan.build`. A plan is a pure function of its arguments and of the changes made by
+    `set_weights`: the same on every machine, in any order of access, for any number of readers.
 
     Example:
         ```python
@@ -140,71 +60,227 @@ class MixturePlan:
         ```
     """
 
-    prefix: Int64
-    sizes: tuple[int, ...]
-    seed: int
+    def __init__(
+        self,
+        schedule: Sequence[Segment],
+        sizes: Sequence[int] | None,
+        length: int,
+        *,
+        lengths: Sequence[Int64] | None,
+        seed: int,
+        block_size: int,
+        policies: Sequence[SourcePolicy],
+        names: Sequence[str],
+    ) -> None:
+        self.schedule = tuple(schedule)
+        self.sizes = None if sizes is None else tuple(int(size) for size in sizes)
+        self.seed, self.block_size = seed, block_size
+        self.policies, self.names = tuple(policies), tuple(names)
+        self.frontier = 0
+        self._length = length
+        self._lengths = None if lengths is None else list(lengths)
+        self._timeline = Timeline(self.schedule)
+        self._table = SegmentTable(len(names), min(length // block_size + 64, _MAX_CHANGES))
+        self._changes: list[tuple[int, Float64]] = []
+        self._seen = self._table.version
+        self._blocks: dict[int, tuple[Int64, Int64]] = {}
+        self._ledger = self._new_ledger(length)
 
     @classmethod
     def build(
         cls,
-        weights: Sequence[float],
-        sizes: Sequence[int],
+        weights: Sequence[float] | Float64,
+        sizes: Sequence[int] | None,
         *,
         num_examples: int | None = None,
         stopping_strategy: str = "first_exhausted",
         lengths: Sequence[NDArray[np.integer] | None] | None = None,
         seed: int = 0,
         block_size: int = BLOCK_SIZE,
+        schedule: Sequence[Segment] | None = None,
+        policies: Sequence[SourcePolicy | None] | None = None,
+        names: Sequence[str] | None = None,
     ) -> MixturePlan:
         """Plan a stream.
 
         Args:
             weights: K shares; normalised by their sum. A source of share 0 is never drawn.
-            sizes: K numbers of rows.
-            num_examples: N, the length of the stream. Default: decided by `stopping_strategy`.
+            sizes: K numbers of rows; None when they are not known, which leaves `draws` only.
+            num_examples: N, the length of the stream. Default: decided by `stopping_strategy`; without `sizes` the
+                stream has no end.
             stopping_strategy: "first_exhausted": the stream ends before any source repeats a row; "all_exhausted": it
                 ends when each drawn source has given every row at least once.
             lengths: For each source an int array [n] with the tokens or bytes of its rows: the shares then count these
-                instead of rows. An entry of a source of share 0 is not read.
+                instead of rows. An entry of a source that is never drawn is not read.
             seed: Seed of the orders.
             block_size: Positions of a block. Default: 4096.
+            schedule: Segments with integer starts in positions and K weights each. The first starts at 0 and takes
+                the place of `weights`. Default: `weights`, all along.
+            policies: K policies of repetition; None for a source without one.
+            names: K names of the sources, for messages. Default: their numbers.
 
         Returns:
             The plan.
 
         Raises:
-            ValueError: The stream would be empty, or too long, or a source has more than 2**32 rows.
+            ValueError: The stream would be empty, or too long, a source has more than 2**32 rows, a weight is below the
+                minimum of its source, or a source would pass a cap whose overflow is "error".
         """
-        if max(sizes) > MAX_ROWS:
+        segments = _check_schedule(weights, schedule)
+        num_sources = len(segments[0].weights)
+        names = [str(i) for i in range(num_sources)] if names is None else names
+        rules = [policy or SourcePolicy() for policy in policies or [None] * num_sources]
+        if sizes is not None and max(sizes) > MAX_ROWS:
             raise ValueError(f"a source has {max(sizes)} rows; a plan numbers at most {MAX_ROWS}: split the source")
-        shares = np.asarray(weights, dtype=np.float64)
-        shares = shares / shares.sum()
-        if lengths is None:
-            total = quotas.num_examples(shares, sizes, stopping_strategy) if num_examples is None else num_examples
-            prefix = quotas.by_examples(shares, total, block_size)
-        else:
+        if sizes is None and (lengths is not None or any(rule.max_epochs is not None for rule in rules)):
+            raise ValueError("lengths and max_epochs need the sizes of the sources; pass sizes")
+        for segment in segments:
+            _check_floors(segment.weights, rules, names)
+        arrays = None
+        if lengths is not None:
             arrays = [np.zeros(0, np.int64) if values is None else np.asarray(values, np.int64) for values in lengths]
-
-            def lengths_in_order(source: int, ranks: Int64) -> Int64:
-                return arrays[source][permute(ranks, sizes[source], seed=seed, source=source)]
-
-            prefix = quotas.by_lengths(
-                shares,
-                arrays,
-                lengths_in_order,
-                length=num_examples,
-                stopping_strategy=stopping_strategy,
-                block_size=block_size,
-            )
-        return cls(prefix, tuple(int(size) for size in sizes), seed)
+        plan = cls(
+            segments,
+            sizes,
+            ENDLESS if num_examples is None else int(num_examples),
+            lengths=arrays,
+            seed=seed,
+            block_size=block_size,
+            policies=rules,
+            names=names,
+        )
+        if num_examples is None and sizes is not None:
+            plan._set_length(plan._natural_length(stopping_strategy))
+        plan._check_caps(plan._ledger)
+        return plan
 
     def __len__(self) -> int:
-        return int(self.prefix[-1].sum())
+        self._refresh()
+        return self._ledger.extend_to_end() if self._ledger.is_bounded else self._length
 
     @property
     def counts(self) -> Int64:
         """int64 [K]: draws of each source in the whole stream."""
-        return self.prefix[-1]
+        end = len(self)
+        if end == ENDLESS:
+            raise ValueError("the plan has no end, so it has no counts; pass num_examples to build")
+        last = int(self._ledger.grid.block(np.array([end - 1]))[0])
+        self._ledger.extend(last)
+        inside = end - self._ledger.grid.start(last)
+        sources, _ = self._block(last)
+        counts: Int64 = self._ledger.prefix[last] + np.bincount(sources[:inside], minlength=len(self.names))
+        return counts
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The schedule up to the first change, and the changes that hold: starts in positions, weights normalised.
+
+        A linear segment that a change cuts short moves, up to there, towards the weights it was going to.
+        """
+        self._refresh()
+        sections = self._ledger.sections
+        end = sections[1].start if len(sections) > 1 else ENDLESS
+        kept = [segment for segment in self.schedule if segment.start < end]
+        if sections[0].timeline is not self._timeline:
+            kept, sections = [], [sections[0], *sections[1:]]
+            return tuple(Segment(s.start, tuple(s.timeline.first[0].tolist())) for s in sections)
+        return (*kept, *(Segment(s.start, tuple(s.timeline.first[0].tolist())) for s in sections[1:]))
+
+    def weights_at(self, position: int) -> Float64:
+        """The weights at a position, before any cap is applied.
+
+        Args:
+            position: A number >= 0.
+
+        Returns:
+            float64 [K], sum 1.
+        """
+        self._refresh()
+        return self._ledger.section(position).timeline.weights(position)
+
+    def advance_frontier(self, position: int) -> None:
+        """Say that all positions before this one may have been read; the frontier never moves back.
+
+        Args:
+            position: The first position that nobody has read.
+        """
+        self.frontier = max(self.frontier, int(position))
+
+    def set_weights(self, weights: Sequence[float] | Float64, *, at: int) -> None:
+        """Let other weights hold from a position on, in place of all that was planned for later.
+
+        Args:
+            weights: K shares; normalised by their sum.
+            at: The position: a multiple of the block size, not before the frontier.
+
+        Raises:
+            ValueError: An argument breaks its rule, or a source would pass a cap whose overflow is "error"; the plan is
+                then unchanged.
+        """
+        self._refresh()
+        if at % self.block_size:
+            raise ValueError(
+                f"at={at} is not a multiple of the block size {self.block_size}; weights change between blocks: "
+                f"use at={-(-at // self.block_size) * self.block_size}, or build the plan with a smaller block_size"
+            )
+        if at < self.frontier:
+            raise ValueError(
+                f"at={at} lies before the frontier {self.frontier}: these positions may have been read; "
+                f"use at={-(-self.frontier // self.block_size) * self.block_size} or later"
+            )
+        if at > self._length:
+            raise ValueError(f"at={at} lies behind the end of the stream, {self._length}; choose an earlier position")
+        shares = _check_weights(weights, len(self.names))
+        _check_floors(shares.tolist(), self.policies, self.names)
+        changes = [*self._changes, (int(at), shares)]
+        if self._may_overflow(shares):
+            trial = self._new_ledger(self._length)
+            trial.reset(*self._view(changes), 0)
+            self._check_caps(trial)
+        self._table.append(int(at), shares)
+        self._refresh()
+
+    def share_memory(self) -> MixturePlan:
+        """Keep the changes in shared memory, so that processes forked or spawned from now on see later ones.
+
+        Returns:
+            The plan itself.
+        """
+        self._table.share_memory()
+        return self
+
+    def draws(self, positions: Sequence[int] | Int64 | range) -> tuple[Int64, Int64]:
+        """Return the source at each position, and which of its draws it is.
+
+        Args:
+            positions: [M] numbers in [0, N), in any order.
+
+        Returns:
+            Two int64 arrays [M]: the number of the source, and the number of the draw within it.
+
+        Raises:
+            IndexError: A position lies outside the stream.
+        """
+        self._refresh()
+        wanted = np.asarray(positions, dtype=np.int64)
+        sources, ranks = np.empty_like(wanted), np.empty_like(wanted)
+        if not len(wanted):
+            return sources, ranks
+        low, high = int(wanted.min()), int(wanted.max())
+        ledger = self._ledger
+        inside = 0 <= low and high < self._length
+        if inside:
+            ledger.extend(int(ledger.grid.block(np.array([high]))[0]))
+            inside = ledger.end is None or high < ledger.end
+        if not inside:
+            raise IndexError(f"position {low} or {high} lies outside [0, {len(self)})")
+        blocks = ledger.grid.block(wanted)
+        for block in np.unique(blocks).tolist():
+            where = np.flatnonzero(blocks == block)
+            within = wanted[where] - ledger.grid.start(block)
+            block_sources, block_ranks = self._block(block)
+            sources[where], ranks[where] = block_sources[within], block_ranks[within]
+        return sources, ranks
 
     def locate(self, positions: Sequence[int] | Int64 | range) -> tuple[Int64, Int64]:
         """Return the source and the row at each position.
@@ -217,60 +293,257 @@ class MixturePlan:
 
         Raises:
             IndexError: A position lies outside the stream.
+            ValueError: The plan was built without sizes.
         """
-        wanted = np.asarray(positions, dtype=np.int64)
-        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
-            raise IndexError(f"position {wanted.min()} or {wanted.max()} lies outside [0, {len(self)})")
-        starts = self.prefix.sum(axis=1)
-        block_of = np.searchsorted(starts, wanted, side="right") - 1
-        sources, ranks = np.empty_like(wanted), np.empty_like(wanted)
-        for block, where in self._groups(block_of, len(starts) - 1):
-            source = self._order(block)
-            order = np.argsort(source, kind="stable")
-            rank = np.empty_like(source)
-            quota = np.bincount(source, minlength=len(self.sizes))
-            first = np.cumsum(quota) - quota - self.prefix[block]
-            rank[order] = np.arange(len(source)) - first[source[order]]
-            inside = wanted[where] - starts[block]
-            sources[where], ranks[where] = source[inside], rank[inside]
-        rows = np.empty_like(wanted)
-        for number, where in self._groups(sources, len(self.sizes)):
-            rows[where] = permute(ranks[where], self.sizes[number], seed=self.seed, source=number)
-        return sources, rows
+        sources, ranks = self.draws(positions)
+        return sources, self.rows(sources, ranks)
+
+    def rows(self, sources: Int64, ranks: Int64) -> Int64:
+        """Return the row that each draw takes.
+
+        Args:
+            sources: int64 [M]. Numbers of the sources.
+            ranks: int64 [M]. Numbers of the draws within them.
+
+        Returns:
+            int64 [M].
+
+        Raises:
+            ValueError: The plan was built without sizes.
+        """
+        if self.sizes is None:
+            raise ValueError("the plan was built without the sizes of its sources, so rows are unknown; use draws")
+        rows = np.empty_like(ranks)
+        order, counts = occurrences(sources, len(self.names))
+        for source, where in self._groups(order, counts):
+            rows[where] = self._rows(source, ranks[where])
+        return rows
 
     def materialise(self) -> tuple[Int64, Int64]:
-        """Return the source and the row at every position: `locate(range(len(plan)))`, faster.
+        """Return the source and the row at every position: `locate(range(len(plan)))`.
 
         Returns:
             Two int64 arrays [N]: the number of the source and the row in it.
         """
-        from tqdm.auto import tqdm
+        return self.locate(range(len(self)))
 
-        blocks = tqdm(range(len(self.prefix) - 1), desc="planning the mixture", disable=len(self) < _SHOW_PROGRESS)
-        sources = np.concatenate([self._order(block) for block in blocks])
-        rows = np.empty_like(sources)
-        for source, where in self._groups(sources, len(self.sizes)):
-            rows[where] = permute(np.arange(len(where)), self.sizes[source], seed=self.seed, source=source)
-        return sources, rows
+    def state_dict(self) -> dict[str, Any]:
+        """Return what makes the plan: JSON values."""
+        self._refresh()
+        return {
+            "version": VERSION,
+            "seed": self.seed,
+            "sizes": None if self.sizes is None else list(self.sizes),
+            "block_size": self.block_size,
+            "schedule": [[s.start, list(s.weights), s.interpolation] for s in self.schedule],
+            "changes": [[at, weights.tolist()] for at, weights in self._changes],
+        }
 
-    def _order(self, block: int) -> Int64:
-        """The source at each position of one block."""
-        grouped = np.repeat(np.arange(len(self.sizes)), self.prefix[block + 1] - self.prefix[block])
-        # Raw output, because NumPy keeps the streams of its bit generators stable, not those of its shuffles. The low
-        # bits make way for the position: sorting then gives the order, and faster than an argsort.
-        low = np.uint64(2 ** len(grouped).bit_length() - 1)
-        keys = np.random.Philox(key=[self.seed, block]).random_raw(len(grouped)) | low
-        keys ^= low ^ np.arange(len(grouped), dtype=np.uint64)
-        keys.sort()
-        return grouped[keys & low]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the changes of another plan with the same arguments.
+
+        Args:
+            state: From `state_dict`.
+
+        Raises:
+            ValueError: The plans differ in seed, sizes, block size, schedule or version.
+        """
+        mine = self.state_dict()
+        for key in ("version", "seed", "sizes", "block_size", "schedule"):
+            if key not in state:
+                raise ValueError(f"the state of the plan has no {key!r}; its keys are {sorted(state)}")
+            if state[key] != mine[key]:
+                raise ValueError(
+                    f"the state of the plan has {key}={state[key]!r} and this plan has {mine[key]!r}; resume with the "
+                    "mixture, the data and the arguments of the first run"
+                )
+        changes = [(int(at), np.array(weights, dtype=np.float64)) for at, weights in state["changes"]]
+        known = len(self._changes)
+        if _same(changes[:known], self._changes):
+            for at, weights in changes[known:]:
+                self._table.append(at, weights)
+        else:
+            self._table.replace(changes)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Take notice of changes, from whichever process."""
+        if self._table.version == self._seen:
+            return
+        self._seen = self._table.version
+        old, self._changes = self._changes, self._table.rows()
+        same = next(
+            (i for i, pair in enumerate(zip(old, self._changes, strict=False)) if not _same(*([x] for x in pair))),
+            min(len(old), len(self._changes)),
+        )
+        position = min(at for at, _ in [*old[same:], *self._changes[same:]])
+        self._ledger.reset(*self._view(self._changes), position)
+        self._blocks.clear()
+
+    def _view(self, changes: Sequence[tuple[int, Float64]]) -> tuple[Grid, list[Section]]:
+        """The blocks and the weights under these changes."""
+        sections = [Section(0, self._timeline)]
+        for at, weights in changes:
+            sections = [section for section in sections if section.start < at]
+            sections.append(Section(at, Timeline([Segment(0, tuple(weights.tolist()))])))
+        static_end = next((s.start for s in sections if s.timeline is not self._timeline), ENDLESS)
+        starts = [int(segment.start) for segment in self.schedule if segment.start < static_end]
+        return Grid(self.block_size, starts), sections
+
+    def _new_ledger(self, length: int) -> Ledger:
+        num = len(self.names)
+        caps, stops = np.full(num, UNCAPPED), np.full(num, UNCAPPED)
+        for i, policy in enumerate(self.policies):
+            if policy.max_epochs is not None and policy.overflow != "error":
+                (caps if policy.overflow == "renormalise" else stops)[i] = self._cap(i)
+        grid, sections = self._view(self._changes)
+        common: dict[str, Any] = {"caps": caps, "stops": stops, "find_stop": self._find_stop}
+        if self._lengths is None:
+            return ExampleLedger(num, length, grid, sections, **common)
+        means = np.array([values.mean() if len(values) else 1.0 for values in self._lengths])
+        return LengthLedger(self._lengths_in_order, means, num, length, grid, sections, **common)
+
+    def _set_length(self, length: int) -> None:
+        self._length = length
+        self._ledger = self._new_ledger(length)
+
+    def _cap(self, source: int) -> int:
+        """Most draws of a capped source."""
+        assert self.sizes is not None
+        epochs = self.policies[source].max_epochs
+        assert epochs is not None
+        # 0.3 epochs of 10 rows are 3 draws, though the product is a little less.
+        return math.floor(epochs * self.sizes[source] * (1 + 1e-12))
+
+    def _may_overflow(self, shares: Float64) -> bool:
+        return any(
+            policy.max_epochs is not None and policy.overflow == "error" and share > 0
+            for policy, share in zip(self.policies, shares, strict=True)
+        )
+
+    def _check_caps(self, ledger: Ledger) -> None:
+        """Refuse a stream in which a source passes a cap whose overflow is "error"."""
+        strict = [i for i, p in enumerate(self.policies) if p.max_epochs is not None and p.overflow == "error"]
+        if not strict or ledger.length == ENDLESS:
+            return
+        end = ledger.extend_to_end()
+        counts = ledger.prefix[ledger.num_blocks]
+        assert self.sizes is not None
+        for i in strict:
+            if counts[i] > self._cap(i):
+                needed = counts[i] / self.sizes[i]
+                raise ValueError(
+                    f"source {self.names[i]!r} would be repeated: {end} examples draw {counts[i]} of its "
+                    f"{self.sizes[i]} rows, {needed:.4g} epochs, above max_epochs={self.policies[i].max_epochs}; "
+                    "lower its weight or the number of examples, raise the cap, or let overflow be 'renormalise' or "
+                    "'stop'"
+                )
+
+    def _natural_length(self, stopping_strategy: str) -> int:
+        assert self.sizes is not None
+        shares = self._timeline.first[0]
+        if len(self.schedule) == 1 and self._lengths is None:
+            return quotas.num_examples(shares, self.sizes, stopping_strategy)
+        if len(self.schedule) == 1 and self._lengths is not None:
+            return quotas.num_examples_by_lengths(shares, self._lengths, self._lengths_in_order, stopping_strategy)
+        return self._exhausted(stopping_strategy)
+
+    def _exhausted(self, stopping_strategy: str) -> int:
+        """The length under a schedule, by following the stream."""
+        ledger, sizes = self._new_ledger(quotas.MAX_EXAMPLES + 1), np.array(self.sizes)
+        drawn = (self._timeline.first > 0).any(axis=0)
+        block, first = 0, stopping_strategy == "first_exhausted"
+        while True:
+            if not ledger.extend(block):
+                return quotas.check_length(ledger.extend_to_end(), stopping_strategy)
+            after = ledger.prefix[block + 1]
+            if (after > sizes)[drawn].any() if first else (after >= sizes)[drawn].all():
+                break
+            block += 1
+        sources, ranks = self._arrange(block, ledger.prefix[block], after)
+        done = ranks >= sizes[sources] if first else ranks == sizes[sources] - 1
+        inside = int(np.flatnonzero(done)[0]) if first else int(np.flatnonzero(done)[-1]) + 1
+        return quotas.check_length(ledger.grid.start(block) + inside, stopping_strategy)
+
+    def _block(self, block: int) -> tuple[Int64, Int64]:
+        """The source and the draw at each position of one block."""
+        if block not in self._blocks:
+            if len(self._blocks) == _CACHED_BLOCKS:
+                del self._blocks[next(iter(self._blocks))]
+            prefix = self._ledger.prefix
+            self._blocks[block] = self._arrange(block, prefix[block], prefix[block + 1])
+        return self._blocks[block]
+
+    def _arrange(self, block: int, before: Int64, after: Int64) -> tuple[Int64, Int64]:
+        sources = block_order(self.seed, block, after - before)
+        order, counts = occurrences(sources, len(self.names))
+        ranks = np.empty_like(sources)
+        ranks[order] = np.arange(len(sources)) + np.repeat(before + counts - np.cumsum(counts), counts)
+        return sources, ranks
+
+    def _find_stop(self, block: int, before: Int64, after: Int64) -> int:
+        sources, ranks = self._arrange(block, before, after)
+        return int(np.flatnonzero(ranks >= self._ledger.stops[sources])[0])
+
+    def _lengths_in_order(self, source: int, ranks: Int64) -> Int64:
+        assert self._lengths is not None
+        return self._lengths[source][self._rows(source, ranks)]
+
+    def _rows(self, source: int, ranks: Int64) -> Int64:
+        assert self.sizes is not None
+        if not self.policies[source].shuffle:
+            return ranks % self.sizes[source]
+        return permute(ranks, self.sizes[source], seed=self.seed, source=source)
 
     @staticmethod
-    def _groups(labels: Int64, num_labels: int) -> Iterator[tuple[int, Int64]]:
-        """Each label that occurs, with the positions where it does, in order."""
-        # NumPy sorts 16-bit integers by radix, several times faster than 64-bit ones.
-        order = np.argsort(labels.astype(np.uint16) if num_labels < 2**16 else labels, kind="stable")
-        ends = np.cumsum(np.bincount(labels, minlength=num_labels))
-        for label in range(num_labels):
-            start = ends[label - 1] if label else 0
-            if start < ends[label]:
-                yield label, order[start : ends[label]]
+    def _groups(order: Int64, counts: Int64) -> Iterator[tuple[int, Int64]]:
+        """Each source that occurs, with the positions where it does."""
+        ends = np.cumsum(counts)
+        for source in np.flatnonzero(counts).tolist():
+            yield source, order[ends[source] - counts[source] : ends[source]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_blocks": {}}
+
+
+def _check_weights(weights: Sequence[float] | Float64, num_sources: int | None) -> Float64:
+    shares = np.asarray(weights, dtype=np.float64)
+    if num_sources is not None and len(shares) != num_sources:
+        raise ValueError(f"{len(shares)} weights for {num_sources} sources; give one for each")
+    if not (np.isfinite(shares).all() and (shares >= 0).all() and shares.sum() > 0):
+        raise ValueError(f"weights={shares.tolist()} must be finite numbers >= 0, one of them > 0; correct them")
+    return shares / shares.sum()
+
+
+def _check_floors(weights: Sequence[float], policies: Sequence[SourcePolicy], names: Sequence[str]) -> None:
+    for name, weight, policy in zip(names, weights, policies, strict=True):
+        if weight < policy.min_weight - 1e-9:
+            raise ValueError(
+                f"weight {weight:.6g} of source {name!r} is below its min_weight={policy.min_weight}; raise the weight "
+                "or lower the minimum"
+            )
+
+
+def _check_schedule(weights: Sequence[float] | Float64, schedule: Sequence[Segment] | None) -> list[Segment]:
+    """The segments of a plan, with normalised weights."""
+    shares = _check_weights(weights, None)
+    segments = list(schedule or [Segment(0, tuple(shares.tolist()))])
+    if segments[0].start != 0:
+        raise ValueError(f"the schedule begins at {segments[0].start}; its first segment must start at 0: add one")
+    for before, after in zip(segments, segments[1:], strict=False):
+        if not before.start < after.start:
+            raise ValueError(f"a segment starts at {after.start}, not after {before.start}; put them in order")
+    result = []
+    for segment in segments:
+        if segment.start != int(segment.start):
+            raise ValueError(f"segment.start={segment.start!r} is not a whole position; round it")
+        values = _check_weights(segment.weights, len(shares))
+        result.append(Segment(int(segment.start), tuple(values.tolist()), segment.interpolation))
+    return result
+
+
+def _same(first: Sequence[tuple[int, Float64]], second: Sequence[tuple[int, Float64]]) -> bool:
+    """Whether two lists of changes are equal."""
+    return len(first) == len(second) and all(
+        a == b and np.array_equal(v, w) for (a, v), (b, w) in zip(first, second, strict=True)
+    )

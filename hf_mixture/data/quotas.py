@@ -1,6 +1,7 @@
 """How many rows of each source every block of a mixed stream holds.
 
-Letters: K sources, w shares (sum 1), T blocks, N positions, n rows of a source, B block length.
+Letters: K sources, w shares (sum 1), N positions, n rows of a source, B block length, T the targets: the integrals of
+the weights.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
 
 MAX_EXAMPLES = 2**31
 STRATEGIES = ("first_exhausted", "all_exhausted")
@@ -33,6 +35,40 @@ def num_examples(shares: Float64, sizes: Sequence[int], stopping_strategy: str) 
     return check_length(math.ceil(limit.max() * (1 - 1e-12)), stopping_strategy)
 
 
+def num_examples_by_lengths(
+    shares: Float64,
+    lengths: Sequence[Int64],
+    lengths_in_order: Callable[[int, Int64], Int64],
+    stopping_strategy: str,
+) -> int:
+    """Return the length of a stream whose shares count tokens or bytes: the draws that fall due until the first, or
+    the last, drawn source has given all its rows once.
+
+    Args:
+        shares: float64 [K], sum 1.
+        lengths: K arrays int64 [n_i]: the lengths of the rows.
+        lengths_in_order: Gives the lengths of the draws `ranks` of a source.
+        stopping_strategy: One of `STRATEGIES`.
+
+    Raises:
+        ValueError: The length is 0, or above 2**31.
+    """
+    drawn = np.flatnonzero(shares).tolist()
+    # Mass of the stream at which each source has given all its rows once.
+    laps = {i: float(lengths[i].sum()) / shares[i] for i in drawn}
+    end = min(laps.values()) if stopping_strategy == "first_exhausted" else max(laps.values())
+    check_length(sum(len(lengths[i]) * end / laps[i] for i in drawn), stopping_strategy)
+    total = 0
+    for i in drawn:
+        # Division may lose the last epoch to rounding.
+        num_epochs = math.floor(end / laps[i] * (1 + 1e-12))
+        size = len(lengths[i])
+        values = lengths_in_order(i, np.arange(num_epochs * size, (num_epochs + 1) * size))
+        mass = num_epochs * int(lengths[i].sum()) + np.cumsum(values) - values / 2
+        total += num_epochs * size + int(np.count_nonzero(mass / shares[i] <= end * (1 + 1e-12)))
+    return check_length(total, stopping_strategy)
+
+
 def check_length(length: float, stopping_strategy: str) -> int:
     """Return the length of a stream as an integer; raise ValueError when it is 0 or above 2**31."""
     if length < 1:
@@ -50,98 +86,57 @@ def check_length(length: float, stopping_strategy: str) -> int:
     return int(length)
 
 
-def by_examples(shares: Float64, length: int, block_size: int) -> Int64:
-    """Return the prefix counts of a stream whose shares count rows.
-
-    After n positions at a block end, source i has had floor(n w_i) or ceil(n w_i) draws, so every count is within 1 of
-    n w_i. The floors are owed; what is left of the block goes to the sources whose next draw falls due first, at
-    ceil(n w_i) / w_i. Serving the earliest due date is what keeps the bound for every later block, where the largest
-    remainder alone can hand out a draw that a tiny share cannot take back (a negative quota). No block follows the
-    last one, so there the largest remainders decide: a stream of one block is exactly the largest-remainder split.
-
-    Args:
-        shares: float64 [K], sum 1.
-        length: N.
-        block_size: B.
-
-    Returns:
-        int64 [T + 1, K].
-    """
-    ends = [*range(block_size, length, block_size), length]
-    prefix = np.zeros((len(ends) + 1, len(shares)), dtype=np.int64)
-    drawable = shares > 0
-    for block, end in enumerate(ends):
-        before = prefix[block]
-        target = end * shares
-        owed = np.floor(target).astype(np.int64)
-        count = np.maximum(before, owed)
-        num_left = end - int(count.sum())
-        # A source above its floor had this draw early; the others may have it now.
-        if end == length:
-            due = owed - target
-        else:
-            due = np.divide(owed + 1, shares, out=np.full(len(shares), np.inf), where=drawable)
-        due[~drawable | (count > owed)] = np.inf
-        count[np.argsort(due, kind="stable")[:num_left]] += 1
-        prefix[block + 1] = count
-    return prefix
-
-
-def by_lengths(
-    shares: Float64,
-    lengths: Sequence[Int64],
-    lengths_in_order: Callable[[int, Int64], Int64],
-    *,
-    length: int | None,
-    stopping_strategy: str,
-    block_size: int,
+def share_block(
+    before: Int64, target: Float64, due: Float64, drawable: Bool, caps: Int64, num_positions: int
 ) -> Int64:
-    """Return the prefix counts of a stream whose shares count the tokens or bytes of the rows.
+    """Return the counts at the end of a block whose shares count rows.
 
-    Time is the mass of the whole stream. Draw r of source i is due when w_i times that mass passes the middle of the
-    row, at (S_i(r) + l / 2) / w_i, with S_i(r) the mass of the earlier draws and l that of this row: each source is
-    then always within half a row of its share, whatever the lengths, and no error accumulates.
+    At a block end, source i has had floor(T_i) or ceil(T_i) draws, so every count is within 1 of T_i. The floors are
+    owed; what is left of the block goes to the sources whose next draw falls due first, where T_i reaches the next
+    integer. Serving the earliest due date is what keeps the bound for every later block, where the largest remainder
+    alone can hand out a draw that a tiny share cannot take back (a negative quota).
+
+    The bound may give way where nobody could know what comes: when weights change after earlier blocks were shared
+    out, or drop to 0. The block then goes to the sources that are furthest behind.
 
     Args:
-        shares: float64 [K], sum 1.
-        lengths: K arrays int64 [n_i]: the lengths of the rows.
-        lengths_in_order: Gives the lengths of the draws `ranks` of a source.
-        length: N, or None to let `stopping_strategy` decide.
-        stopping_strategy: See `MixturePlan.build`.
-        block_size: B.
+        before: int64 [K]. Counts at the start of the block.
+        target: float64 [K]. T at the end of the block.
+        due: float64 [K]. Where the next draw after floor(T_i) falls due, in any unit.
+        drawable: bool [K]. Sources that may be drawn in this block.
+        caps: int64 [K]. Most draws of each source.
+        num_positions: Positions of the block.
 
     Returns:
-        int64 [T + 1, K].
+        int64 [K]; fewer than `num_positions` draws when all drawable sources are at their caps.
     """
-    drawn = np.flatnonzero(shares).tolist()
-    # Mass of the stream at which each source has given all its rows once.
-    laps = {i: float(lengths[i].sum()) / shares[i] for i in drawn}
+    owed = np.minimum(np.floor(target).astype(np.int64), caps)
+    counts = np.where(drawable, np.maximum(before, owed), before)
+    num_left = num_positions - int(counts.sum() - before.sum())
+    if num_left > 0:
+        # A source above its floor had this draw early; the others may have it now.
+        open_now = np.flatnonzero(drawable & (counts == owed) & (counts < caps))
+        chosen = open_now[np.argsort(due[open_now], kind="stable")[:num_left]]
+        counts[chosen] += 1
+        num_left -= len(chosen)
+    step = 1 if num_left > 0 else -1
+    for _ in range(abs(num_left)):
+        # Whom a further draw, or the loss of one, leaves closest to its target.
+        able = drawable & (counts < caps) if step > 0 else counts > before
+        if not able.any():
+            break
+        counts[np.argmax(np.where(able, step * (target - counts), -np.inf))] += step
+    return counts
 
-    def due_times(end: float) -> list[Float64]:
-        """Due times of each drawn source, over at least the epochs that begin before `end`."""
-        times = []
-        for i in drawn:
-            # Division may lose the last epoch to rounding.
-            num_epochs = math.floor(end / laps[i] * (1 + 1e-12)) + 1
-            drawn_lengths = lengths_in_order(i, np.arange(num_epochs * len(lengths[i])))
-            times.append((np.cumsum(drawn_lengths) - drawn_lengths / 2) / shares[i])
-        return times
 
-    if length is None:
-        end = min(laps.values()) if stopping_strategy == "first_exhausted" else max(laps.values())
-        check_length(sum(len(lengths[i]) * end / laps[i] for i in drawn), stopping_strategy)
-        due = [times[times <= end * (1 + 1e-12)] for times in due_times(end)]
-        length = check_length(sum(map(len, due)), stopping_strategy)
-    else:
-        end = length / sum(len(lengths[i]) / laps[i] for i in drawn)
-        due = due_times(end)
-        while sum(int(np.count_nonzero(times <= end)) for times in due) < length:
-            end *= 1.05
-            due = due_times(end)
-    source = np.repeat(drawn, [len(times) for times in due])
-    source = source[np.argsort(np.concatenate(due), kind="stable")[:length]]
-    ends = np.asarray([*range(block_size, length, block_size), length])
-    prefix = np.zeros((len(ends) + 1, len(shares)), dtype=np.int64)
-    for i in drawn:
-        prefix[1:, i] = np.searchsorted(np.flatnonzero(source == i), ends)
-    return prefix
+def fill(increments: Float64, room: Float64) -> Float64:
+    """Limit what each source is meant to get in a block to its room, and give the surplus to the others by weight."""
+    result = increments.copy()
+    while True:
+        over = result > room
+        surplus = float((result[over] - room[over]).sum())
+        result[over] = room[over]
+        others = np.where(result < room, increments, 0.0)
+        if surplus <= 0 or not others.any():
+            return result
+        result += surplus * others / others.sum()

@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from hf_mixture.data import quotas
-from hf_mixture.data.plan import BLOCK_SIZE, MixturePlan, permute
+from hf_mixture.data.permutation import permute
+from hf_mixture.data.plan import BLOCK_SIZE, MixturePlan
 
 
 def slow_counts(weights: list[Fraction], num_examples: int, block_size: int) -> list[list[int]]:
@@ -32,6 +32,13 @@ def slow_counts(weights: list[Fraction], num_examples: int, block_size: int) -> 
             drawn[heapq.heappop(queue)[1]] += 1
         result.append(drawn[:])
     return result
+
+
+def prefix_counts(shares: np.ndarray, length: int, block_size: int) -> np.ndarray:
+    """Draws of each source before each block of a plan, and at its end."""
+    plan = MixturePlan.build(shares, None, num_examples=length, block_size=block_size)
+    plan._ledger.extend_to_end()
+    return plan._ledger.prefix[: plan._ledger.num_blocks + 1]
 
 
 def slow_lengths(shares: list[float], rows: list[list[int]], num_examples: int) -> list[int]:
@@ -63,7 +70,7 @@ def test_counts_stay_within_one_of_the_share_at_every_block_end(num: int, block_
     for _ in range(5):
         shares = random_shares(rng, num)
         length = min(300 * block_size, 100_000) + int(rng.integers(block_size))
-        prefix = quotas.by_examples(shares, length, block_size)
+        prefix = prefix_counts(shares, length, block_size)
         ends = np.array([0, *range(block_size, length, block_size), length])
         assert (np.diff(prefix, axis=0) >= 0).all()
         assert (prefix.sum(axis=1) == ends).all()
@@ -72,7 +79,7 @@ def test_counts_stay_within_one_of_the_share_at_every_block_end(num: int, block_
 
 def test_tiny_shares_are_drawn_once_in_a_million_and_never_owed_back() -> None:
     shares = np.array([1 - 299e-6, *[1e-6] * 299])
-    prefix = quotas.by_examples(shares, 2_000_000, BLOCK_SIZE)
+    prefix = prefix_counts(shares, 2_000_000, BLOCK_SIZE)
     assert (np.diff(prefix, axis=0) >= 0).all()
     assert (prefix[-1][1:] == 2).all()
     halfway = np.abs(prefix.sum(axis=1) - 1_000_000).argmin()
@@ -87,7 +94,7 @@ def test_counts_equal_the_slow_twin(block_size: int) -> None:
         parts[0] += 1
         exact = [Fraction(int(part), int(parts.sum())) for part in parts]
         length = int(rng.integers(1, 150))
-        fast = quotas.by_examples(parts / parts.sum(), length, block_size)
+        fast = prefix_counts(parts / parts.sum(), length, block_size)
         for row, slow in zip(fast.tolist(), slow_counts(exact, length, block_size), strict=True):
             # Ties may fall either way in floating point; the bound decides.
             end = sum(row)
@@ -102,7 +109,7 @@ def test_counts_equal_the_slow_twin_exactly_without_ties() -> None:
         # Large coprime-like parts: no two due dates coincide, so nothing is left to rounding.
         parts = rng.integers(10**5, 10**6, int(rng.integers(2, 9)))
         exact = [Fraction(int(part), int(parts.sum())) for part in parts]
-        fast = quotas.by_examples(parts / parts.sum(), 997, 31)
+        fast = prefix_counts(parts / parts.sum(), 997, 31)
         assert fast.tolist() == slow_counts(exact, 997, 31)
 
 
@@ -115,7 +122,7 @@ def test_one_block_is_the_largest_remainder_split() -> None:
         expected = np.floor(target).astype(int)
         for i in np.argsort(expected - target, kind="stable")[: length - expected.sum()]:
             expected[i] += 1
-        assert quotas.by_examples(shares, length, BLOCK_SIZE)[-1].tolist() == expected.tolist()
+        assert prefix_counts(shares, length, BLOCK_SIZE)[-1].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 5, 8, 100, 255, 256, 257, 5000])

@@ -1,0 +1,102 @@
+"""The weights of a mixture along the stream: a schedule as a function of the position, and its integral.
+
+Letters: K sources, S segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_mixture.data.schedule import Segment
+
+
+Float64 = NDArray[np.float64]
+
+
+class Timeline:
+    """Weights that are constant or move in a straight line between given positions.
+
+    Args:
+        segments: In order of their starts, which are integers; the first is 0. The weights of the last hold for ever.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.starts = np.array([segment.start for segment in segments], dtype=np.int64)
+        self.first = np.array([segment.weights for segment in segments], dtype=np.float64)
+        self.first /= self.first.sum(axis=1, keepdims=True)
+        spans = np.diff(self.starts).astype(np.float64)[:, None]
+        linear = np.array([segment.interpolation == "linear" for segment in segments[:-1]], dtype=bool)[:, None]
+        # The rate at which the weights move: w(x) = first + slope (x - start).
+        self.slope = np.zeros_like(self.first)
+        self.slope[:-1] = np.where(linear, np.diff(self.first, axis=0) / spans, 0.0)
+        self.integral = np.zeros_like(self.first)
+        np.cumsum(self.first[:-1] * spans + self.slope[:-1] * spans**2 / 2, axis=0, out=self.integral[1:])
+
+    def weights(self, position: float) -> Float64:
+        """float64 [K]: the weights at a position."""
+        segment = self._segment(position)
+        return np.maximum(self.first[segment] + self.slope[segment] * (position - self.starts[segment]), 0.0)
+
+    def target(self, position: int) -> Float64:
+        """float64 [K]: the integral of the weights from 0 to a position."""
+        segment = self._segment(position)
+        x = float(position - self.starts[segment])
+        return self.integral[segment] + self.first[segment] * x + self.slope[segment] * (x * x / 2)
+
+    def reach(self, values: Float64, position: int) -> Float64:
+        """The first position, `position` or later, at which the integral of each source is `values`; inf for never.
+
+        Args:
+            values: float64 [K].
+            position: Where to begin to look.
+
+        Returns:
+            float64 [K].
+        """
+        now = self._segment(position)
+        if now == len(self.starts) - 1:
+            segment = np.full(len(values), now)
+        else:
+            segment = now + (self.integral[now + 1 :] <= values).sum(axis=0)
+        source = np.arange(len(values))
+        first, slope = self.first[segment, source], self.slope[segment, source]
+        missing = values - self.integral[segment, source]
+        # The root of slope / 2 x^2 + first x = missing, in the form that does not cancel and allows a slope of 0.
+        root = first + np.sqrt(np.maximum(first * first + 2 * slope * missing, 0.0))
+        x = np.divide(2 * missing, root, out=np.full(len(values), np.inf), where=root > 0)
+        return np.maximum(self.starts[segment] + x, position)
+
+    def _segment(self, position: float) -> int:
+        return int(np.searchsorted(self.starts, position, side="right")) - 1
+
+
+class Grid:
+    """Where blocks begin: at the multiples of the block size, and at the starts of segments between them.
+
+    Args:
+        block_size: B.
+        starts: Starts of segments.
+    """
+
+    def __init__(self, block_size: int, starts: Sequence[int]) -> None:
+        self.block_size = block_size
+        self.cuts = np.array([start for start in starts if start % block_size], dtype=np.int64)
+        # Block number of each cut.
+        self.numbers = self.cuts // block_size + 1 + np.arange(len(self.cuts))
+
+    def block(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the block that holds each position."""
+        blocks = positions // self.block_size
+        if len(self.cuts):
+            blocks += np.searchsorted(self.cuts, positions, side="right")
+        return blocks
+
+    def start(self, block: int) -> int:
+        """The first position of a block."""
+        num_cuts = int(np.searchsorted(self.numbers, block, side="right"))
+        if num_cuts and self.numbers[num_cuts - 1] == block:
+            return int(self.cuts[num_cuts - 1])
+        return (block - num_cuts) * self.block_size
