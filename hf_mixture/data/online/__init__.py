@@ -1,0 +1,1 @@
+"""Online mixing: weights that are chosen while the model trains."""
