@@ -217,7 +217,34 @@ class MixturePlan:
             ValueError: An argument breaks its rule, or a source would pass a cap whose overflow is "error"; the plan is
                 then unchanged.
         """
+        self.set_schedule([(at, weights)])
+
+    def set_schedule(self, changes: Sequence[tuple[int, Sequence[float] | Float64]]) -> None:
+        """Make several changes of `set_weights` at once: caps are checked for the whole, not for each change in turn.
+
+        Args:
+            changes: Position and K weights of each change, in the order of the positions.
+
+        Raises:
+            ValueError: As for `set_weights`; the plan is then unchanged.
+        """
         self._refresh()
+        checked = []
+        for at, weights in changes:
+            self._check_position(at)
+            shares = _check_weights(weights, len(self.names))
+            _check_floors(shares.tolist(), self.policies, self.names)
+            checked.append((int(at), shares))
+        if any(self._may_overflow(shares) for _, shares in checked):
+            trial = self._new_ledger(self._length)
+            trial.reset(*self._view([*self._changes, *checked]), 0)
+            self._check_caps(trial)
+        for at, shares in checked:
+            self._table.append(at, shares)
+        self._refresh()
+
+    def _check_position(self, at: int) -> None:
+        """Refuse a position at which the weights cannot be changed."""
         if at % self.block_size:
             raise ValueError(
                 f"at={at} is not a multiple of the block size {self.block_size}; weights change between blocks: "
@@ -230,15 +257,6 @@ class MixturePlan:
             )
         if at > self._length:
             raise ValueError(f"at={at} lies behind the end of the stream, {self._length}; choose an earlier position")
-        shares = _check_weights(weights, len(self.names))
-        _check_floors(shares.tolist(), self.policies, self.names)
-        changes = [*self._changes, (int(at), shares)]
-        if self._may_overflow(shares):
-            trial = self._new_ledger(self._length)
-            trial.reset(*self._view(changes), 0)
-            self._check_caps(trial)
-        self._table.append(int(at), shares)
-        self._refresh()
 
     def share_memory(self) -> MixturePlan:
         """Keep the changes in shared memory, so that processes forked or spawned from now on see later ones.

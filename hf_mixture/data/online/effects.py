@@ -39,8 +39,8 @@ def one_hot_shares(num_domains: int, factor: float) -> FloatArray:
         raise ValueError(f"there is {num_domains} training domain; effects are told apart between at least 2: add one")
     if not 1 / num_domains < factor <= 1:
         raise ValueError(
-            f"one_hot_factor={factor!r} is not in (1/m, 1], above {1 / num_domains:.4g} for m = {num_domains} domains; "
-            "raise it: .625 to 1 keep the mixtures well apart"
+            f"one_hot_factor={factor!r} is not in (1/m, 1], above {1 / num_domains:.4g} for m = {num_domains}; "
+            "raise it: .625 to 1 keep mixtures apart"
         )
     shares = np.full((num_domains, num_domains), (1 - factor) / (num_domains - 1))
     np.fill_diagonal(shares, factor)
