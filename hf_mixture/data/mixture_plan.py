@@ -100,6 +100,69 @@ def row_shares(weights: Float, means: Float) -> Float:
     return np.asarray(rows / rows.sum(axis=-1, keepdims=True))
 
 
+def shares_in(
+    mixture: Mixture, unit: str, mean_lengths: MeanLengths | None = None, weights: Sequence[float] | None = None
+) -> tuple[float, ...]:
+    """Return what shares that count the unit of a mixture are when they count another unit.
+
+    The share of source i in unit v is proportional to w_i m_i^v / m_i^u.
+
+    Args:
+        mixture: The mixture.
+        unit: The other unit.
+        mean_lengths: As in `mean_array`.
+        weights: K shares in the unit of the mixture. Default: those of the mixture.
+
+    Returns:
+        K shares, sum 1; the given ones, unchanged, when the units are the same.
+
+    Raises:
+        ValueError: A mean length is needed and not known.
+
+    Example:
+        ```python
+        >>> from hf_mixture import Mixture
+        >>> from hf_mixture.data.mixture_plan import shares_in
+        >>> mixture = Mixture({"short": 0.5, "long": 0.5}, unit="examples")
+        >>> shares_in(mixture, "tokens", {"tokens": {"short": 100, "long": 300}})
+        (0.25, 0.75)
+
+        ```
+    """
+    given = tuple(mixture.shares if weights is None else weights)
+    if unit == mixture.unit:
+        return given
+    factors = mean_array(mixture, unit, mean_lengths) / mean_array(mixture, mixture.unit, mean_lengths)
+    converted = np.asarray(given) * factors
+    return tuple((converted / converted.sum()).tolist())
+
+
+def starts_in(mixture: Mixture, unit: str, mean_lengths: MeanLengths | None = None) -> list[float]:
+    """Return where the segments of a schedule begin, in a unit; those of a schedule in fractions stay fractions.
+
+    Args:
+        mixture: A mixture with a schedule.
+        unit: "examples", "tokens" or "bytes".
+        mean_lengths: As in `mean_array`.
+
+    Returns:
+        The starts, not rounded.
+
+    Raises:
+        ValueError: A mean length is needed and not known.
+    """
+    segments = mixture.schedule or ()
+    if mixture.schedule_unit in (unit, "fraction"):
+        return [float(segment.start) for segment in segments]
+    positions = exact_positions(mixture, mean_lengths)
+    means, counts = mean_array(mixture, mixture.unit, mean_lengths), mean_array(mixture, unit, mean_lengths)
+    starts = [0.0]
+    for i, (this, following) in enumerate(itertools.pairwise(segments)):
+        length = positions[i + 1] - positions[i]
+        starts.append(starts[-1] + length * float(_mean_rows(this, following, means) @ counts))
+    return starts
+
+
 def mean_array(mixture: Mixture, unit: str, mean_lengths: MeanLengths | None = None) -> Float:
     """Mean tokens or bytes per example of each source, in the order of the mixture.
 

@@ -105,17 +105,9 @@ def origin(mixture: Mixture) -> dict[str, str]:
     if "objective" in facts:
         direction = f" ({facts['direction']})" if "direction" in facts else ""
         lines["objective"] = f"{facts['objective']}{direction}"
-    if (predicted := predicted_value(facts)) is not None:
-        lines["predicted value"] = predicted
+    if facts.get("predicted") is not None:
+        spread = f" ± {facts['uncertainty']}" if facts.get("uncertainty") is not None else ""
+        lines["predicted value"] = f"{facts['predicted']}{spread}"
     if "command" in facts:
         lines["command"] = str(facts["command"])
     return lines
-
-
-def predicted_value(provenance: dict[str, object]) -> str | None:
-    """Return the predicted value of a mixture with its uncertainty, as text, when its provenance records one."""
-    value = provenance.get("predicted")
-    if isinstance(value, dict):
-        spread = value.get("uncertainty")
-        return f"{value.get('value')}" + (f" ± {spread}" if spread is not None else "")
-    return None if value is None else str(value)
