@@ -7,37 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
     import torch
-
-
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenise texts as they stand: nothing is added, and the name of a special token is ordinary text.
-
-    Args:
-        tokenizer: A fast tokenizer of transformers.
-        texts: The texts.
-
-    Returns:
-        Token ids of each text.
-    """
-    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
-    return [list(ids) for ids in encoded["input_ids"]]
-
-
-def separator_id(tokenizer: Any) -> int:
-    """Return the id of the token that stands before and after every document: end of text, or start of text.
-
-    Raises:
-        ValueError: If the tokenizer has neither.
-    """
-    for value in (tokenizer.eos_token_id, tokenizer.bos_token_id):
-        if value is not None:
-            return int(value)
-    raise ValueError("the tokenizer has neither an eos nor a bos token to separate documents; set one of them")
 
 
 def pack(

@@ -151,7 +151,7 @@ def _starting_model(run: Run) -> Any:
     """The model that the recipe names, before any training."""
     model = run.recipe.model
     if model.from_config is not None:
-        from hf_mixture.training.blocks import separator_id
+        from hf_mixture.data.encoding import separator_id
 
         tokenizer = run.prepared.tokenizer()
         return new_model(run.recipe, vocab_size=len(tokenizer), separator=separator_id(tokenizer))

@@ -123,7 +123,7 @@ def _empty_model(recipe: Recipe) -> Any:
         if bpe is not None:
             config = model_config(recipe, vocab_size=bpe.vocab_size, separator=0)
         else:
-            from hf_mixture.training.blocks import separator_id
+            from hf_mixture.data.encoding import separator_id
             from hf_mixture.training.models import load_tokenizer
 
             tokenizer = load_tokenizer(recipe)

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_mixture.training.blocks import Windows, cut_documents, encode, pack, scoring_windows, separator_id
+from hf_mixture.data.encoding import encode, separator_id
+from hf_mixture.training.blocks import Windows, cut_documents, pack, scoring_windows
 from hf_mixture.training.journal import write_json
 from hf_mixture.training.models import load_tokenizer, train_bpe
 from hf_mixture.training.recipe import Recipe

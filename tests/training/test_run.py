@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_mixture import Mixture
 from hf_mixture.cli.main import main
-from hf_mixture.training.blocks import encode
+from hf_mixture.data.encoding import encode
 from hf_mixture.training.models import load_model
 from hf_mixture.training.parts import adapter_part
 from hf_mixture.training.prepare import Prepared

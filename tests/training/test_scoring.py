@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_mixture.training.blocks import cut_documents, encode, pack, scoring_windows, separator_id
+from hf_mixture.data.encoding import encode, separator_id
+from hf_mixture.training.blocks import cut_documents, pack, scoring_windows
 from hf_mixture.training.models import train_bpe
 from hf_mixture.training.scoring import bits_per_byte, total_nats
 
