@@ -5,7 +5,7 @@ Letters: M rows of a batch, T tokens of a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class PackedRows(Sequence[dict[str, Any]]):
         extra: Further columns, each a sequence of M values.
     """
 
-    def __init__(self, input_ids: torch.Tensor, extra: dict[str, Sequence[Any]] | None = None) -> None:
+    def __init__(self, input_ids: torch.Tensor, extra: Mapping[str, Sequence[Any]] | None = None) -> None:
         self.input_ids = input_ids
         self.extra = extra or {}
 
