@@ -16,6 +16,7 @@ import pytest
 
 from hf_mixture.data import Mixture, Source
 from hf_mixture.data.mixture_file import MAX_DEPTH, MAX_FILE_BYTES, check_schema
+from hf_mixture.data.schedule import Segment, SourcePolicy
 
 
 def random_mixture(rng: np.random.Generator) -> Mixture:
@@ -40,6 +41,7 @@ def random_mixture(rng: np.random.Generator) -> Mixture:
                 data_files=files,
                 split=str(rng.choice(["train", "train[:10%]"])),
                 revision="0" * 40 if rng.random() < 0.5 else None,
+                length_column="length" if rng.random() < 0.5 else None,
                 license="CC0-1.0" if rng.random() < 0.5 else None,
                 size={"examples": int(rng.integers(2**40)), "tokens": 0} if rng.random() < 0.5 else None,  # type: ignore[arg-type]
                 fingerprint="abc" if rng.random() < 0.5 else None,
@@ -51,8 +53,31 @@ def random_mixture(rng: np.random.Generator) -> Mixture:
         metadata["tokenizer"] = {"path": "user/tokenizer", "revision": "main"}
     if rng.random() < 0.5:
         metadata["x_note"] = ["é", 1e-300, -0.0, 2**60]
+    start = dict(zip(names, weights.tolist(), strict=True))
+    more: dict[str, Any] = {}
+    if rng.random() < 0.5:
+        more = {"schedule_unit": str(rng.choice(["examples", "tokens", "bytes", "fraction"]))}
+        fraction = more["schedule_unit"] == "fraction"
+        starts = np.sort(rng.random(3)).tolist() if fraction else np.cumsum(rng.integers(1, 2**40, 3)).tolist()
+        segments: list[Any] = [(0, start, str(rng.choice(["constant", "linear"])))]
+        segments += [(begin, rng.dirichlet(np.ones(num)).tolist()) for begin in starts]
+        more["schedule"] = segments
+    policies = {}
+    for name in names:
+        if rng.random() < 0.3:
+            policies[name] = SourcePolicy(
+                max_epochs=float(rng.choice([0.25, 4, 1e9])) if rng.random() < 0.5 else None,
+                overflow=str(rng.choice(["renormalise", "stop", "error"])),  # type: ignore[arg-type]
+                min_weight=1e-12 * start[name] if not more else 0.0,
+                shuffle=bool(rng.random() < 0.5),
+            )
+    if rng.random() < 0.5:
+        more["budget"] = (int(rng.integers(1, 2**50)), "bytes")
+        policies = {name: SourcePolicy(shuffle=policy.shuffle) for name, policy in policies.items()}
     return Mixture(
-        dict(zip(names, weights.tolist(), strict=True)),
+        start,
+        **more,
+        policies=policies,
         unit=str(rng.choice(["examples", "tokens", "bytes"])),  # type: ignore[arg-type]
         seed=int(rng.integers(2**63)),
         sources=sources,
@@ -76,6 +101,9 @@ def test_a_thousand_random_mixtures_round_trip_exactly(tmp_path: Path) -> None:
         assert [w.hex() for w in loaded.shares] == [w.hex() for w in mixture.shares]
         assert loaded.sources == mixture.sources
         assert loaded.metadata == mixture.metadata
+        assert loaded.schedule == mixture.schedule
+        assert loaded.policies == mixture.policies
+        assert loaded.budget == mixture.budget
         loaded.save_pretrained(tmp_path)
         assert hashlib.sha256(path.read_bytes()).hexdigest() == first
 
@@ -153,6 +181,19 @@ def test_wrong_weights_are_one_clear_error(weights: Any, words: list[str]) -> No
         ({"metadata": {"x_a": math.nan}}, ["metadata", "JSON"]),
         ({"metadata": {"provenance": []}}, ["provenance", "dictionary"]),
         ({"metadata": {"tokenizer": {"name": "x"}}}, ["tokenizer", "path"]),
+        ({"schedule_unit": "tokens"}, ["schedule_unit", "without a schedule"]),
+        ({"schedule": [(0, {"a": 1.0})]}, ["schedule_unit=None", "'fraction'"]),
+        ({"schedule": [], "schedule_unit": "tokens"}, ["schedule=[]", "non-empty"]),
+        ({"schedule": ["x"], "schedule_unit": "tokens"}, ["schedule[0]", "Segment"]),
+        ({"schedule": [(0, [0.5, 0.5])], "schedule_unit": "tokens"}, ["schedule[0].weights", "['a']"]),
+        ({"schedule": [(0, {"a": 1, "b": 0})], "schedule_unit": "tokens"}, ["schedule[0].weights", "['b']"]),
+        ({"schedule": [(0, [1]), (0.5, [1])], "schedule_unit": "tokens"}, ["schedule[1].start=0.5", "whole"]),
+        ({"policies": {"b": SourcePolicy()}}, ["policies", "'b'", "no weight"]),
+        ({"policies": {"a": 4}}, ["policies['a']", "int", "SourcePolicy"]),
+        ({"policies": [4]}, ["policies", "list"]),
+        ({"budget": 10}, ["budget=10", "tokens"]),
+        ({"budget": (0, "tokens")}, ["budget=(0, 'tokens')", "[1, 2**63)"]),
+        ({"budget": (5, "rows")}, ["budget=(5, 'rows')", "examples"]),
     ],
 )
 def test_wrong_arguments_are_one_clear_error(arguments: dict[str, Any], words: list[str]) -> None:
@@ -167,6 +208,10 @@ def test_paths_do_not_leave_their_folder(path: str, field: str) -> None:
     with pytest.raises(ValueError, match="leaves its folder"):
         Source(**{"path": "json", field: path})  # type: ignore[arg-type]
     assert Source(**{"path": "json", field: "/absolute/..name/x"}).to_dict()[field]  # type: ignore[arg-type]
+
+
+def segment(start: float, a: float, **fields: Any) -> dict[str, Any]:
+    return {"start": start, "unit": "tokens", "weights": {"a": a, "b": 1 - a}, **fields}
 
 
 VALID: dict[str, Any] = {
@@ -212,12 +257,86 @@ VIOLATIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"sources": [{"name": "a", "weight": 1, "path": "x", "size": {"tokens": -1}}]},
         ["sources[0].size.tokens"],
     ),
-    "schedule": ({"schedule": [{"start": 0}]}, ["schedule", "fixed weights", "remove"]),
-    "budget": ({"budget": {"amount": 1, "unit": "tokens"}}, ["budget", "remove"]),
-    "cap": ({"sources": [{"name": "a", "weight": 1, "max_epochs": 2}]}, ["max_epochs=2", "cap", "remove"]),
-    "minimum": ({"sources": [{"name": "a", "weight": 1, "min_weight": 0.1}]}, ["min_weight=0.1", "remove"]),
-    "no reshuffle": ({"sources": [{"name": "a", "weight": 1, "shuffle": False}]}, ["shuffle=False", "reshuffles"]),
-    "length column": ({"sources": [{"name": "a", "weight": 1, "length_column": "n"}]}, ["length_column='n'"]),
+    "segment without weights": (
+        {"schedule": [{"start": 0, "unit": "tokens"}]},
+        ["schedule[0]", "'weights' is missing"],
+    ),
+    "segment with an unknown key": (
+        {"schedule": [segment(0, 0.5, at=1)]},
+        ["schedule[0]", "'at'"],
+    ),
+    "segment with a source missing": (
+        {"schedule": [segment(0, 0.5), {"start": 5, "unit": "tokens", "weights": {"a": 1}}]},
+        ["schedule[1].weights", "['b']", "every source"],
+    ),
+    "segment with a source too many": (
+        {"schedule": [{"start": 0, "unit": "tokens", "weights": {"a": 0.5, "b": 0.5, "c": 0}}]},
+        ["schedule[0].weights", "['c']"],
+    ),
+    "segment with a negative weight": (
+        {"schedule": [segment(0, 0.5), segment(5, -0.5)]},
+        ["schedule[1].weights.a=-0.5", ">= 0"],
+    ),
+    "segment that sums to 0.9": (
+        {"schedule": [segment(0, 0.5), {"start": 5, "unit": "tokens", "weights": {"a": 0.5, "b": 0.4}}]},
+        ["schedule[1]", "sum to 0.9"],
+    ),
+    "first segment later than 0": ({"schedule": [segment(1, 0.5)]}, ["schedule[0].start=1", "must be 0"]),
+    "first segment with other weights": ({"schedule": [segment(0, 0.4)]}, ["schedule[0].weights", "differ"]),
+    "starts that do not increase": (
+        {"schedule": [segment(0, 0.5), segment(9, 0.4), segment(9, 0.3)]},
+        ["schedule[2].start=9", "increase"],
+    ),
+    "start of half a token": ({"schedule": [segment(0, 0.5), segment(2.5, 0.4)]}, ["schedule[1].start=2.5", "whole"]),
+    "start beyond the run": (
+        {"schedule": [segment(0, 0.5, unit="fraction"), segment(1, 0.4, unit="fraction")]},
+        ["schedule[1].start=1", "[0, 1)"],
+    ),
+    "two units of start": (
+        {"schedule": [segment(0, 0.5), segment(5, 0.4, unit="examples")]},
+        ["schedule[1].unit='examples'", "one unit"],
+    ),
+    "unknown unit of start": ({"schedule": [segment(0, 0.5, unit="samples")]}, ["schedule[0].unit='samples'"]),
+    "unknown interpolation": (
+        {"schedule": [segment(0, 0.5, interpolation="cosine")]},
+        ["schedule[0].interpolation='cosine'", "linear"],
+    ),
+    "line without an end": (
+        {"schedule": [segment(0, 0.5, interpolation="linear")]},
+        ["schedule[0].interpolation", "no next segment"],
+    ),
+    "budget without a unit": ({"budget": {"amount": 1}}, ["budget", "'unit' is missing"]),
+    "budget of nothing": ({"budget": {"amount": 0, "unit": "tokens"}}, ["budget.amount=0", ">= 1"]),
+    "budget in rows": ({"budget": {"amount": 1, "unit": "rows"}}, ["budget.unit='rows'", "examples"]),
+    "cap of nothing": ({"sources": [{"name": "a", "weight": 1, "max_epochs": 0}]}, ["max_epochs=0", "> 0"]),
+    "unknown overflow": ({"sources": [{"name": "a", "weight": 1, "overflow": "wrap"}]}, ["overflow='wrap'", "stop"]),
+    "minimum above the weight": (
+        {"sources": [{"name": "a", "weight": 0.5, "min_weight": 0.6}, {"name": "b", "weight": 0.5}]},
+        ["min_weight=0.6", "'a'", "0.5"],
+    ),
+    "minimum above a later weight": (
+        {
+            "sources": [{"name": "a", "weight": 0.5, "min_weight": 0.4}, {"name": "b", "weight": 0.5}],
+            "schedule": [segment(0, 0.5), segment(9, 0.3)],
+        },
+        ["min_weight=0.4", "'a'", "0.3", "from 9 on"],
+    ),
+    "minimum above 1": ({"sources": [{"name": "a", "weight": 1, "min_weight": 2}]}, ["min_weight=2", "[0, 1]"]),
+    "shuffle as text": ({"sources": [{"name": "a", "weight": 1, "shuffle": "no"}]}, ["shuffle='no'", "true"]),
+    "length column as a number": (
+        {"sources": [{"name": "a", "weight": 1, "path": "x", "length_column": 1}]},
+        ["length_column=1", "string"],
+    ),
+    "cap below the budget": (
+        {
+            "sources": [
+                {"name": "a", "weight": 0.5, "path": "x", "size": {"tokens": 100}, "max_epochs": 2},
+                {"name": "b", "weight": 0.5},
+            ],
+            "budget": {"amount": 1000, "unit": "tokens"},
+        },
+        ["budget of 1000 tokens", "'a'", "5 epochs", "max_epochs=2"],
+    ),
     "provenance of text": ({"provenance": "me"}, ["provenance='me'", "object"]),
     "tokenizer without path": ({"tokenizer": {}}, ["tokenizer", "'path' is missing"]),
 }
@@ -235,6 +354,70 @@ def test_the_valid_file_is_valid(tmp_path: Path) -> None:
     assert mixture.weights == {"a": 0.5, "b": 0.5}
     assert mixture.sources == {"a": Source("user/a")}
     assert mixture.metadata == {"x_extra": {"any": ["thing"]}}
+
+
+def test_schedule_policies_and_budget_are_read(tmp_path: Path) -> None:
+    sources = [
+        {"name": "a", "weight": 0.5, "max_epochs": 2, "overflow": "stop", "path": "user/a", "length_column": "n"},
+        {"name": "b", "weight": 0.5, "min_weight": 0.25, "shuffle": False},
+    ]
+    schedule = [segment(0, 0.5, interpolation="linear"), segment(10**9, 0.75)]
+    changes = {"sources": sources, "schedule": schedule, "budget": {"amount": 10**12, "unit": "tokens"}}
+    mixture = Mixture.from_pretrained(write(tmp_path, changes))
+    assert mixture.schedule == (Segment(0, (0.5, 0.5), "linear"), Segment(10**9, (0.75, 0.25)))
+    assert mixture.schedule_unit == "tokens"
+    assert mixture.policies == {
+        "a": SourcePolicy(max_epochs=2, overflow="stop"),
+        "b": SourcePolicy(min_weight=0.25, shuffle=False),
+    }
+    assert mixture.budget == (10**12, "tokens")
+    assert mixture.sources["a"].length_column == "n"
+    assert json.loads(mixture.to_json())["schedule"] == [
+        segment(0, 0.5, interpolation="linear"),
+        segment(10**9, 0.75, interpolation="constant"),
+    ]
+
+
+def test_a_file_of_the_first_release_loads(tmp_path: Path) -> None:
+    text = """{"format": "hf_mixture", "version": 1, "name": null, "description": null, "license": null,
+    "unit": "tokens", "tokenizer": null, "seed": 3, "sources": [{"name": "a", "weight": 0.25, "path": "user/a",
+    "split": "train", "text_column": "text"}, {"name": "b", "weight": 0.75}], "schedule": null, "budget": null,
+    "provenance": null}"""
+    (tmp_path / "mixture.json").write_text(text)
+    expected = Mixture({"a": 0.25, "b": 0.75}, unit="tokens", seed=3, sources={"a": Source("user/a")})
+    assert Mixture.from_pretrained(tmp_path) == expected
+    assert json.loads(expected.to_json()) == json.loads(text)
+
+
+def test_the_value_includes_schedule_policies_and_budget() -> None:
+    half = {"a": 0.5, "b": 0.5}
+    schedule = [(0, half, "linear"), (0.5, {"b": 0.75, "a": 0.25})]
+
+    def build(**changes: Any) -> Mixture:
+        fields = {"schedule": schedule, "schedule_unit": "fraction", "budget": (9, "examples"), **changes}
+        return Mixture(half, unit="tokens", policies={"a": SourcePolicy(max_epochs=2)}, **fields)
+
+    mixture = build()
+    same = Mixture(
+        half,
+        unit="tokens",
+        schedule=[Segment(0, (0.5, 0.5), "linear"), Segment(0.5, (0.25, 0.75))],
+        schedule_unit="fraction",
+        policies={"a": SourcePolicy(max_epochs=2.0), "b": SourcePolicy()},
+        budget=(9, "examples"),
+    )
+    assert mixture == same
+    assert hash(mixture) == hash(same)
+    assert mixture.to_json() == same.to_json()
+    assert mixture != build(budget=None)
+    assert mixture != build(schedule=[(0, half), (0.5, {"a": 0.25, "b": 0.75})])
+    assert mixture != build(schedule=None, schedule_unit=None)
+    assert "linear" in repr(mixture)
+    mixture.policies.clear()
+    assert mixture.policies == {"a": SourcePolicy(max_epochs=2)}
+    assert Mixture(half, unit="tokens", schedule=[(0, (2, 2))], schedule_unit="tokens", normalise=True).schedule == (
+        Segment(0, (0.5, 0.5)),
+    )
 
 
 @pytest.mark.parametrize("rule", VIOLATIONS)
