@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from hf_mixture.data.search.table import RunTable
 
 
+PAPERS = {
+    "admire": "arXiv 2508.11551",
+    "aioli": "arXiv 2411.05735",
+    "climb": "arXiv 2504.13161",
+    "dml": "arXiv 2403.16952",
+    "regmix": "arXiv 2407.01492",
+}
+
+
 def compare(runs: Mapping[str, Sequence[Mapping[str, Any]]], metric: str | Mapping[str, float]) -> dict[str, Any]:
     """Put the runs of the comparison side by side.
 
@@ -70,7 +79,7 @@ def domains_table(results: Mapping[str, Any]) -> str:
 
 
 def comparison_table(results: Mapping[str, Any]) -> str:
-    """The comparison: objective of every run, mean, standard deviation, difference, mean loss of every domain."""
+    """The objective of every run of the comparison, its mean and standard deviation, and the mean difference."""
     comparison = results["comparison"]
     rows = []
     for system in comparison["systems"]:
@@ -82,10 +91,20 @@ def comparison_table(results: Mapping[str, Any]) -> str:
                 "mean": figure(system["objective"]["mean"]),
                 "sd": figure(system["objective"]["sd"]),
                 f"{comparison['systems'][0]['name']} less this": figure(difference["mean"]) if difference else "",
-                **{key: figure(value) for key, value in system["losses"].items()},
             }
         )
     return markdown_table(rows)
+
+
+def losses_table(results: Mapping[str, Any]) -> str:
+    """The mean loss of every mixture on every domain and target."""
+    systems = results["comparison"]["systems"]
+    return markdown_table(
+        [
+            {"metric": key, **{system["name"]: figure(system["losses"][key]) for system in systems}}
+            for key in systems[0]["losses"]
+        ]
+    )
 
 
 def figure(value: float) -> str:
@@ -101,7 +120,8 @@ def write_report(folder: Path, results: Mapping[str, Any], plots: Mapping[str, s
         results: The content of `results.json`.
         plots: Caption by file name of the plots in the folder.
     """
-    write_atomic(folder / "report.md", f"# {results['name']}\n\n{_body(results, plots)}\n")
+    about = f"{results['description']}\n\n" if results["description"] else ""
+    write_atomic(folder / "report.md", f"# {results['name']}\n\n{about}{_body(results, plots)}\n")
 
 
 def write_card(folder: Path, results: Mapping[str, Any], mixture: Mixture, plots: Mapping[str, str]) -> None:
@@ -124,17 +144,19 @@ def write_card(folder: Path, results: Mapping[str, Any], mixture: Mixture, plots
 def _body(results: Mapping[str, Any], plots: Mapping[str, str]) -> str:
     comparison = results["comparison"]
     goal = results["objective"]
-    lines = [results["description"], ""] if results["description"] else []
-    lines += ["## Domains", "", domains_table(results), ""]
+    lines = ["## Domains", "", domains_table(results), ""]
     lines += [f"Shares count tokens. A run of the budget reads {results['budget']:,} tokens.", ""]
     lines += _search_lines(results)
     lines += ["## Comparison", ""]
     lines += [
         f"Each mixture trained the same model ({comparison['parameters']:,} parameters) for {comparison['tokens']:,} "
-        f"tokens ({comparison['steps']:,} steps) with each seed. Objective: {goal['name']}, {goal['direction']}d; "
-        "losses are mean nats per token on held-out test text, which no proxy was scored on.",
+        f"tokens ({comparison['steps']:,} steps) with each seed; all obey the bounds of the recipe. Objective: "
+        f"{goal['name']}, {goal['direction']}d. Losses are mean nats per token on held-out test text, which no proxy "
+        "was scored on.",
         "",
         comparison_table(results),
+        "",
+        losses_table(results),
         "",
         *(f"![{caption}]({name})\n" for name, caption in plots.items()),
         "## Reproduce",
@@ -159,7 +181,7 @@ def _search_lines(results: Mapping[str, Any]) -> list[str]:
 
 def _search_facts(search: Mapping[str, Any]) -> dict[str, Any]:
     facts = {
-        "method": search["method"],
+        "method": ", ".join(filter(None, (search["method"], PAPERS.get(search["method"])))),
         "proxy runs": search["num_runs"],
         "parameters of a proxy": f"{search['parameters']:,}" if search["parameters"] else None,
         "tokens of a proxy run": f"{search['tokens']:,}" if search["tokens"] else None,

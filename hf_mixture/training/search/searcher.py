@@ -1,24 +1,16 @@
-"""The searcher of a recipe: built, driven, and continued after a kill."""
+"""The searcher of a recipe, and the bounds that it obeys."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hf_mixture.data.atomic import write_atomic
 from hf_mixture.training.search.recipe import SearchRecipe
 
 
 if TYPE_CHECKING:
-    from hf_mixture.data.search import Constraints, Run, Trial
+    from hf_mixture.data.search import Constraints
     from hf_mixture.data.search.session import SearchSession
-
-    Evaluate = Callable[[Sequence[Trial]], Sequence[Run]]
-
-# Bayesian optimisation names any number of runs at once, at the price of what it would learn in between.
-BATCHES = {"admire": 4}
 
 
 def make_search(
@@ -84,21 +76,3 @@ def bounds_of(recipe: SearchRecipe, tokens: Mapping[str, int], budget: int) -> C
     bounds = Constraints(spec.floors, caps, spec.fixed)
     bounds.bounds(recipe.domain_names)
     return bounds
-
-
-def drive(search: SearchSession, evaluate: Evaluate, state: Path, batch: int | None) -> None:
-    """Ask, evaluate and tell until the search is done; everything asked and told is on disk before it goes on.
-
-    Args:
-        search: A searcher that was not driven yet.
-        evaluate: Runs trials and returns their runs.
-        state: The file of the search's state; when it exists, the search continues from it.
-        batch: Most trials asked for at once.
-    """
-    if state.exists():
-        search.load_state_dict(json.loads(state.read_text(encoding="utf-8")))
-    size = batch or BATCHES.get(search.method, 2**31)
-    while trials := [*search.pending] or search.ask(size):
-        write_atomic(state, json.dumps(search.state_dict(), allow_nan=False) + "\n")
-        search.tell(evaluate(trials))
-        write_atomic(state, json.dumps(search.state_dict(), allow_nan=False) + "\n")
