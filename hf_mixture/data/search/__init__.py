@@ -1,7 +1,8 @@
 """Search of data mixtures: from a table of small runs to the mixture of the large one.
 
 Searchers share one protocol: `ask` for trials, `tell` finished runs, `propose` a mixture. `search_mixture` is the one
-call for a table of runs. LightGBM, BoTorch and scikit-learn are optional and imported on first use.
+call, for a table of runs or for proxies that are yet to run. LightGBM, BoTorch and scikit-learn are optional and
+imported on first use.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from hf_mixture.data.search.climb import ClimbSearch as ClimbSearch
     from hf_mixture.data.search.constraints import Constraints as Constraints
     from hf_mixture.data.search.dml import DMLSearch as DMLSearch
-    from hf_mixture.data.search.entry import run_search as run_search
     from hf_mixture.data.search.entry import search_mixture as search_mixture
+    from hf_mixture.data.search.entry import search_result as search_result
+    from hf_mixture.data.search.loop import run_search as run_search
     from hf_mixture.data.search.protocol import Objective as Objective
     from hf_mixture.data.search.protocol import Run as Run
     from hf_mixture.data.search.protocol import Searcher as Searcher
@@ -41,8 +43,9 @@ _HOMES = {
     "SearchResult": "protocol",
     "Searcher": "protocol",
     "Trial": "protocol",
-    "run_search": "entry",
+    "run_search": "loop",
     "search_mixture": "entry",
+    "search_result": "entry",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the names come from one table

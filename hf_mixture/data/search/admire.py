@@ -123,6 +123,11 @@ class AdmireSearch(SearchSession):
         """Whether the budget is spent and all runs were told."""
         return self._affordable() == [] and not self.pending
 
+    @property
+    def batch_size(self) -> int:
+        """A few: each run informs the choice of the next."""
+        return 4
+
     def propose(self, constraints: Constraints | None = None) -> SearchResult:
         """The best measured target run; before there is one, the mixture with the best posterior mean.
 

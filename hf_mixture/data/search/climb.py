@@ -95,6 +95,11 @@ class ClimbSearch(PredictedSearch):
         """Whether all rounds were asked and told."""
         return len(self.trials) >= sum(self.rounds) and not self.pending
 
+    @property
+    def batch_size(self) -> int:
+        """A whole round."""
+        return max(self.rounds)
+
     def _suggest(self, num: int) -> list[Trial]:
         trials: list[Trial] = []
         ends = np.cumsum(self.rounds)

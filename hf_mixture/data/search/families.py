@@ -38,6 +38,11 @@ class DesignedSearch(SearchSession):
         """Whether all trials were asked and told."""
         return len(self.trials) >= self.num_runs and not self.pending
 
+    @property
+    def batch_size(self) -> int:
+        """All of them."""
+        return self.num_runs
+
     def _design(self) -> FloatArray:
         raise NotImplementedError
 

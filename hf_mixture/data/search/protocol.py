@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hf_mixture.data.mixture import Mixture, Unit
     from hf_mixture.data.search.constraints import Constraints
     from hf_mixture.data.search.table import RunTable
+    from hf_mixture.data.source import Source
 
 Direction = Literal["minimize", "maximize"]
 
@@ -179,19 +180,33 @@ class SearchResult:
             "warnings": list(self.warnings),
         }
 
-    def to_mixture(self, *, unit: Unit, seed: int = 0, name: str | None = None) -> Mixture:
+    def to_mixture(
+        self,
+        *,
+        unit: Unit,
+        seed: int = 0,
+        name: str | None = None,
+        sources: Mapping[str, Source] | None = None,
+    ) -> Mixture:
         """The proposal as a `Mixture` that carries its provenance.
 
         Args:
             unit: What the shares count: "examples", "tokens" or "bytes"; the unit that the runs were mixed in.
             seed: Seed of the order. Default: 0.
             name: Name of the recipe. Default: none.
+            sources: Where rows come from, by name, for any of the domains.
         """
         from hf_mixture.data.mixture import Mixture
 
-        weights = dict(zip(self.domains, self.weights, strict=True))
-        metadata = {"provenance": self.provenance()}
-        return Mixture(weights, unit=unit, seed=seed, name=name, metadata=metadata, normalise=True)
+        return Mixture(
+            dict(zip(self.domains, self.weights, strict=True)),
+            unit=unit,
+            seed=seed,
+            name=name,
+            sources=sources,
+            metadata={"provenance": self.provenance()},
+            normalise=True,
+        )
 
 
 class Searcher(Protocol):

@@ -6,6 +6,7 @@ and by the index of a trial, so a search that is restored from its state continu
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -62,6 +63,7 @@ class SearchSession:
             "direction": objective.direction,
             "seed": seed,
             "table": None if table is None else table.sha256,
+            "pool": None if space.pool is None else hashlib.sha256(space.pool.tobytes()).hexdigest(),
             **settings,
         }
 
@@ -79,6 +81,11 @@ class SearchSession:
     def done(self) -> bool:
         """Whether the search wants no further runs."""
         return False
+
+    @property
+    def batch_size(self) -> int:
+        """How many trials are worth asking for at once where many can be run at once."""
+        return 1
 
     def ask(self, num: int = 1) -> list[Trial]:
         """Up to `num` trials to run next; none when the search is done or waits for pending runs.

@@ -1,4 +1,4 @@
-"""`search_mixture`: every method, its bounds, its record, and what it imports."""
+"""`search_mixture` and `search_result`: every method, its bounds, its record, and what it imports."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ import sys
 import numpy as np
 import pytest
 
-from hf_mixture.data import Mixture
-from hf_mixture.data.search import Constraints, GridSearch, Objective, RegMixSearch, Run, RunTable, search_mixture
+from hf_mixture.data import Mixture, Source
+from hf_mixture.data.search import (
+    Constraints,
+    GridSearch,
+    Objective,
+    RegMixSearch,
+    Run,
+    RunTable,
+    search_mixture,
+    search_result,
+)
 from hf_mixture.data.search.baselines import natural, stratified
 from hf_mixture.data.search.entry import SEARCHES
 from hf_mixture.data.search.plots import plot_mixtures, plot_predictions, plot_ternary, plot_trace
@@ -43,7 +52,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("method", list(SEARCHES))
 def test_every_method_proposes_from_a_table(table, method) -> None:
-    result = search_mixture(method, objective="loss", direction="minimize", table=table, **SETTINGS[method])
+    result = search_result(method, objective="loss", direction="minimize", table=table, **SETTINGS[method])
     assert sum(result.weights) == pytest.approx(1, abs=1e-9)
     # The law is monotone along each line and cannot bend to an inner optimum.
     assert method == "dml" or loss(result.weights) < 2.02
@@ -59,7 +68,7 @@ def test_every_proposal_obeys_its_bounds(table, method) -> None:
     limits = Constraints(
         caps={"web": 0.4}, floors={"math": 0.1}, fixed={"code": 0.25} if method in ("regmix", "climb") else {}
     )
-    result = search_mixture(
+    result = search_result(
         method, objective="loss", direction="minimize", table=table, constraints=limits, **SETTINGS[method]
     )
     shares = dict(zip(result.domains, result.weights, strict=True))
@@ -71,7 +80,7 @@ def test_every_proposal_obeys_its_bounds(table, method) -> None:
 
 
 def test_the_mixture_records_how_it_was_found(table, tmp_path) -> None:
-    result = search_mixture("regmix", objective="loss", direction="minimize", table=table, predictor="ridge")
+    result = search_result("regmix", objective="loss", direction="minimize", table=table, predictor="ridge")
     mixture = result.to_mixture(unit="tokens", name="searched")
     mixture.save_pretrained(tmp_path)
     read = Mixture.from_pretrained(tmp_path)
@@ -84,6 +93,53 @@ def test_the_mixture_records_how_it_was_found(table, tmp_path) -> None:
     assert origin["predicted"] == result.predicted
     assert origin["uncertainty"] == result.uncertainty
     assert json.dumps(origin)
+
+
+def test_a_search_returns_a_mixture_with_its_evidence(table, caplog) -> None:
+    request = {"objective": "loss", "direction": "minimize", "predictor": "ridge"}
+    result = search_result("regmix", table, **request)
+    mixture = search_mixture("regmix", table, **request, unit="tokens", name="found")
+    assert mixture == result.to_mixture(unit="tokens", name="found")
+    assert mixture == search_mixture("regmix", table=table, **request, unit="tokens", name="found")
+    assert caplog.messages == []
+    wrong = search_mixture("regmix", table, **{**request, "direction": "maximize"}, unit="tokens")
+    assert caplog.messages == [f"regmix: {wrong.metadata['provenance']['warnings'][0]}"]
+    assert "contradicts" in caplog.messages[0]
+    with pytest.raises(ValueError, match="table is given too"):
+        search_mixture("regmix", table, table=table, **request, unit="tokens")
+
+
+def test_sizes_of_domains_are_their_natural_shares() -> None:
+    class Pack:
+        num_tokens = 100
+
+        def __len__(self) -> int:
+            return 3
+
+    source = Source("json", data_files="web.jsonl", size={"tokens": 600, "examples": 5})
+    domains = {"web": source, "code": 300, "math": Pack()}
+    rule = {"objective": "loss", "direction": "minimize"}
+    mixture = search_mixture("natural", domains, **rule, unit="tokens")
+    assert mixture.weights == pytest.approx({"web": 0.6, "code": 0.3, "math": 0.1})
+    assert mixture.sources == {"web": source}
+    rows = search_mixture("natural", {"web": source, "math": Pack()}, **rule, unit="examples")
+    assert rows.weights == pytest.approx({"web": 5 / 8, "math": 3 / 8})
+    # A prior that is given needs no sizes.
+    given = search_mixture("natural", {"web": Source("json"), "code": None}, **rule, prior=[1, 3], unit="bytes")
+    assert given.weights == {"web": 0.25, "code": 0.75}
+    settings = {"num_runs": 12, "predictor": "ridge", "max_usage": None, "evaluate": lambda t: {"loss": t.weights[0]}}
+    found = search_mixture("regmix", domains, **rule, **settings, unit="tokens")
+    assert found.sources == {"web": source}
+    natural_loss = found.metadata["provenance"]["comparison"]["natural"]
+    assert natural_loss == pytest.approx(0.6, abs=1e-3)
+    with pytest.raises(ValueError, match=r"domains\['web'\] is a Source that tells no size in bytes"):
+        search_mixture("natural", domains, **rule, unit="bytes")
+    with pytest.raises(ValueError, match=r"domains\['web'\] is a Source that tells no size in any unit"):
+        search_result("natural", domains, **rule)
+    with pytest.raises(ValueError, match=r"domains names \['a'\] more than once"):
+        search_result("natural", ["a", "b", "a"], **rule)
+    with pytest.raises(TypeError, match="domains='web' is a string"):
+        search_result("natural", "web", **rule)
 
 
 @pytest.mark.parametrize("method", ["regmix", "climb", "admire", "dml", "random", "grid"])
@@ -102,7 +158,7 @@ def test_every_method_runs_its_own_trials(method) -> None:
         seen.append(trial.mixture(unit="tokens").weights)
         return {"loss": loss(trial.weights)}
 
-    result = search_mixture(method, DOMAINS, objective="loss", direction="minimize", evaluate=evaluate, **settings)
+    result = search_result(method, DOMAINS, objective="loss", direction="minimize", evaluate=evaluate, **settings)
     assert result.incumbent["value"] == min(loss(list(weights.values())) for weights in seen)
     assert len(seen) == {"regmix": 24, "climb": 18, "admire": 8, "dml": 16, "random": 12, "grid": 10}[method]
 
@@ -112,7 +168,7 @@ def test_rules_need_no_runs() -> None:
     np.testing.assert_allclose(natural(space), [0.9, 0.1, 0])
     np.testing.assert_allclose(natural(space, temperature=0), [0.5, 0.5, 0])
     np.testing.assert_allclose(stratified(space), [1 / 3] * 3)
-    result = search_mixture(
+    result = search_result(
         "temperature", DOMAINS, objective="loss", direction="minimize", prior=[0.9, 0.1, 0], temperature=0.5
     )
     np.testing.assert_allclose(result.weights, [0.75, 0.25, 0])
@@ -123,7 +179,7 @@ def test_rules_need_no_runs() -> None:
 def test_weighted_objectives(table) -> None:
     twice = RunTable(table.run_ids, DOMAINS, table.weights, {"loss": table.metrics["loss"], "size": np.zeros(80)})
     objective = {"loss": 2.0, "size": 1.0}
-    result = search_mixture("random", objective=objective, direction="minimize", table=twice)
+    result = search_result("random", objective=objective, direction="minimize", table=twice)
     assert result.incumbent["value"] == pytest.approx(2 * table.metrics["loss"].min())
 
 
@@ -142,14 +198,14 @@ def test_weighted_objectives(table) -> None:
 def test_bad_requests_are_refused(table, method, settings, message) -> None:
     request = {"objective": "loss", "direction": "minimize", "table": table, **settings}
     with pytest.raises(ValueError, match=message):
-        search_mixture(method, **request)
+        search_result(method, **request)
 
 
 def test_nothing_to_learn_from_is_refused() -> None:
     with pytest.raises(ValueError, match="table and evaluate are both missing"):
-        search_mixture("regmix", DOMAINS, objective="loss", direction="minimize")
+        search_result("regmix", DOMAINS, objective="loss", direction="minimize")
     with pytest.raises(ValueError, match="domains and table are both missing"):
-        search_mixture("natural", objective="loss", direction="minimize")
+        search_result("natural", objective="loss", direction="minimize")
     with pytest.raises(ValueError, match="no run was told"):
         RegMixSearch(DOMAINS, Objective("loss", "minimize")).propose()
     with pytest.raises(ValueError, match="no run at fidelity 1"):
@@ -168,10 +224,10 @@ import hf_mixture.data.search as search
 from hf_mixture.data.search import *
 assert not any(name.split(".")[0] in ("matplotlib",) for name in sys.modules), "matplotlib"
 table = search.RunTable(range(40), ["a", "b"], [[i / 40, 1 - i / 40] for i in range(40)], {"loss": list(range(40))})
-proposed = search.search_mixture("regmix", objective="loss", direction="minimize", table=table, predictor="law")
+proposed = search.search_result("regmix", objective="loss", direction="minimize", table=table, predictor="law")
 print(proposed.weights[0] < 0.1)
 try:
-    search.search_mixture("regmix", objective="loss", direction="minimize", table=table, predictor="lightgbm")
+    search.search_result("regmix", objective="loss", direction="minimize", table=table, predictor="lightgbm")
 except ImportError as error:
     print(error)
 """

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from hf_mixture.data.search import Objective, RegMixSearch, RunTable, search_mixture
+from hf_mixture.data.search import Objective, RegMixSearch, RunTable, search_result
 from hf_mixture.data.search.predictors import KINDS, Kind, choose, cross_validate, kinds
 from hf_mixture.data.search.predictors.boosting import fitter
 from hf_mixture.data.search.predictors.law import fit_law, huber
@@ -74,7 +74,7 @@ def test_no_searcher_takes_rows_to_stop_on() -> None:
         for name in inspect.signature(cls).parameters:
             assert not any(word in name for word in ("stop", "eval", "valid", "test")), name
     with pytest.raises(ValueError, match=r"'regmix' has no settings \['eval_set'\]"):
-        search_mixture("regmix", ["a"], objective="x", direction="minimize", eval_set=[])
+        search_result("regmix", ["a"], objective="x", direction="minimize", eval_set=[])
 
 
 def test_least_squares_and_the_law_reproduce_their_figures(train_1m, held_1m, held_60m) -> None:
@@ -158,7 +158,7 @@ def test_too_few_rows_are_refused(train_1m) -> None:
     with pytest.raises(
         ValueError, match=r"the table has 10 rows; predictors \['law'\] with 17 domains .* at least 25"
     ):
-        search_mixture("dml", objective=PILE_CC, direction="minimize", table=few)
+        search_result("dml", objective=PILE_CC, direction="minimize", table=few)
 
 
 def test_the_choice_follows_the_held_out_ranking() -> None:
@@ -190,5 +190,5 @@ def test_stated_uncertainty_covers_held_out_errors(held_1m) -> None:
 def test_a_useless_predictor_is_reported() -> None:
     rng = np.random.default_rng(0)
     table = RunTable(range(40), ["a", "b", "c"], rng.dirichlet(np.ones(3), 40), {"loss": rng.normal(size=40)})
-    result = search_mixture("regmix", objective="loss", direction="minimize", table=table, predictor="ridge")
+    result = search_result("regmix", objective="loss", direction="minimize", table=table, predictor="ridge")
     assert any("held-out rank correlation" in warning for warning in result.warnings)
