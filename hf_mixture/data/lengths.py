@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,6 +71,31 @@ def _lengths(values: Any, unit: str, column: str, name: str) -> NDArray[np.int64
             f"column {column!r} of domain {name!r} has {counted.null_count} nulls; fill or filter them first"
         )
     return np.asarray(counted.to_numpy(), dtype=np.int64)
+
+
+def row_length(row: Mapping[str, Any], column: str, *, unit: str, name: str) -> int:
+    """Return the length of one row, by the rules of `column_lengths`.
+
+    Raises:
+        ValueError: The row has no such column, or the column does not hold what `unit` counts.
+    """
+    if column not in row:
+        raise ValueError(
+            f"a row of domain {name!r} has no column {column!r} (it has {list(row)}); unit={unit!r} needs the length "
+            "of each row: pass length_column="
+        )
+    value = row[column]
+    if unit == "bytes" and isinstance(value, str):
+        return len(value.encode())
+    if unit == "tokens" and hasattr(value, "__len__") and not isinstance(value, str) and np.ndim(value) == 1:
+        return len(value)
+    if np.ndim(value) == 0 and not isinstance(value, str | bool | float) and value is not None and value >= 0:
+        return int(value)
+    remedy = "integers or token lists" if unit == "tokens" else "integers or text"
+    raise ValueError(
+        f"column {column!r} of domain {name!r} holds a {type(value).__name__}; unit={unit!r} cannot be counted there: "
+        f"name a column of {remedy} by length_column="
+    )
 
 
 def check_lengths(lengths: Any, num_rows: int, name: str) -> NDArray[np.int64]:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from datasets import Dataset
+from datasets import Dataset, interleave_datasets
+from datasets.distributed import split_dataset_by_node
 
-from hf_mixture._compat.datasets import fingerprint_of
+from hf_mixture._compat.datasets import fingerprint_of, has_shuffle_buffer, is_split_by_node
 
 
 def test_fingerprint_of() -> None:
@@ -10,3 +11,25 @@ def test_fingerprint_of() -> None:
     chosen = rows.select([0, 2], new_fingerprint="0123456789abcdef")
     assert fingerprint_of(chosen) == "0123456789abcdef"
     assert fingerprint_of(rows) != fingerprint_of(chosen)
+
+
+def test_shuffle_buffers_are_found_wherever_they_are() -> None:
+    stream = Dataset.from_dict({"a": list(range(40))}).to_iterable_dataset(num_shards=4)
+    shuffled = stream.shuffle(seed=0, buffer_size=8)
+    doubled = shuffled.map(lambda row: {"b": 2 * row["a"]})
+    for plain in (stream, stream.map(lambda row: {"b": 1}), stream.take(3), interleave_datasets([stream, stream])):
+        assert not has_shuffle_buffer(plain)
+    for buffered in (shuffled, doubled, doubled.take(3), shuffled.shard(2, 0), interleave_datasets([stream, doubled])):
+        assert has_shuffle_buffer(buffered)
+    # The reason to look: the state of a stream leaves the rows in the buffer out.
+    iterator = iter(shuffled)
+    seen = [next(iterator)["a"] for _ in range(10)]
+    resumed = stream.shuffle(seed=0, buffer_size=8)
+    resumed.load_state_dict(shuffled.state_dict())
+    assert len(seen) + len(list(resumed)) < 40
+
+
+def test_streams_of_one_process_are_known() -> None:
+    stream = Dataset.from_dict({"a": [1, 2]}).to_iterable_dataset()
+    assert not is_split_by_node(stream)
+    assert is_split_by_node(split_dataset_by_node(stream, rank=0, world_size=2))
