@@ -6,7 +6,7 @@ Letters: b samples of a micro-batch, T tokens, V vocabulary, K domains.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,10 +65,11 @@ class DomainLoss:
     Args:
         num_domains: K.
         domains_of: Gives the domain, a number, of each position of the stream.
+        readers: Names of those who `take` what has been collected, each at a time of its own.
     """
 
-    def __init__(self, num_domains: int, domains_of: Callable[[Int64], Int64]) -> None:
-        self.totals: Float64 = np.zeros((2, num_domains))
+    def __init__(self, num_domains: int, domains_of: Callable[[Int64], Int64], readers: Sequence[str]) -> None:
+        self._totals: dict[str, Float64] = {reader: np.zeros((2, num_domains)) for reader in readers}
         self._domains_of = domains_of
         self._expected: int | None = None
         self._pending: list[tuple[int, torch.Tensor, torch.Tensor]] = []
@@ -107,21 +108,29 @@ class DomainLoss:
         nats, tokens = sample_losses(logits.detach(), labels)
         self._pending.append((position, nats, tokens))
         if len(self._pending) >= _FOLD_AFTER:
-            self.fold()
+            self._fold()
 
-    def fold(self) -> Float64:
-        """Add what has been collected to the totals.
+    def take(self, reader: str) -> Float64:
+        """Return what has been collected since this reader took it last.
 
         Returns:
-            float64 [2, K]: nats and tokens of each domain, in this process, since it began.
+            float64 [2, K]: nats and tokens of each domain, in this process.
         """
-        if self._pending:
-            sizes = [len(nats) for _, nats, _ in self._pending]
-            starts = np.repeat([position for position, _, _ in self._pending], sizes)
-            within = np.concatenate([np.arange(size) for size in sizes])
-            domains = self._domains_of(starts + within)
-            for row, values in enumerate(zip(*(pair[1:] for pair in self._pending), strict=True)):
-                amounts = torch.cat(values).double().cpu().numpy()
-                self.totals[row] += np.bincount(domains, weights=amounts, minlength=self.totals.shape[1])
-            self._pending.clear()
-        return self.totals.copy()
+        self._fold()
+        taken = self._totals[reader]
+        self._totals[reader] = np.zeros_like(taken)
+        return taken
+
+    def _fold(self) -> None:
+        """Move what is pending from the device to the totals."""
+        if not self._pending:
+            return
+        sizes = [len(nats) for _, nats, _ in self._pending]
+        starts = np.repeat([position for position, _, _ in self._pending], sizes)
+        within = np.concatenate([np.arange(size) for size in sizes])
+        domains = self._domains_of(starts + within)
+        for row, values in enumerate(zip(*(pair[1:] for pair in self._pending), strict=True)):
+            amounts = torch.cat(values).cpu().double().numpy()
+            for totals in self._totals.values():
+                totals[row] += np.bincount(domains, weights=amounts, minlength=totals.shape[1])
+        self._pending.clear()

@@ -33,6 +33,8 @@ FORMAT = "hf_mixture.plan"
 VERSION = 1
 FILE_NAME = "mixture_plan.json"
 
+LOGGED, TAKEN = "logged", "taken"
+
 
 class MixtureCallback(TrainerCallback, ExportableState):
     """Trains on a `MixtureDataset`: in order, with weights that change on time, exact resume and loss by domain.
@@ -50,7 +52,8 @@ class MixtureCallback(TrainerCallback, ExportableState):
 
     Args:
         changes_weights: Whether weights are going to be changed. Unless the data set was given a block size, its
-            blocks are then the samples of one optimizer step, so that weights can change at every one. Default: False.
+            blocks are then the samples of one optimizer step, so that weights can change at every one. Default: what
+            the class says, here False.
         lag: Optimizer steps from a decision to its effect. Default: as few as possible,
             ceil((1 + nw * pf) / ga).
         log_domain_loss: Whether to log the training loss of each domain. It costs one more pass over the logits, and
@@ -67,10 +70,15 @@ class MixtureCallback(TrainerCallback, ExportableState):
             mixture again, or a resumed run has other domains, data or positions.
     """
 
-    def __init__(self, *, changes_weights: bool = False, lag: int | None = None, log_domain_loss: bool = True) -> None:
+    changes_weights = False
+
+    def __init__(
+        self, *, changes_weights: bool | None = None, lag: int | None = None, log_domain_loss: bool = True
+    ) -> None:
         if lag is not None and (isinstance(lag, bool) or not isinstance(lag, int) or lag < 1):
             raise ValueError(f"lag={lag!r} is not an integer >= 1; give optimizer steps, or leave it out")
-        self.changes_weights = changes_weights
+        if changes_weights is not None:
+            self.changes_weights = changes_weights
         self._declared_lag = lag
         self._log_domain_loss = log_domain_loss
         # What the Trainer sets on a callback that it makes anew; the state of the Trainer has the same.
@@ -84,7 +92,6 @@ class MixtureCallback(TrainerCallback, ExportableState):
         self._num_done = self._num_begun = self._substep = 0
         self._device = torch.device("cpu")
         self._loss: DomainLoss | None = None
-        self._logged: NDArray[np.float64] = np.zeros((2, 0))
 
     @property
     def global_batch(self) -> int:
@@ -151,10 +158,12 @@ class MixtureCallback(TrainerCallback, ExportableState):
             self.load_controller_state(saved["controller"])
         # The Trainer expects an entry for every callback, and a checkpoint made without this one has none.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        if self._loss is not None:
+            # An earlier call of train() may have ended in an error.
+            self._loss.detach()
         if self._log_domain_loss:
             extend_logs()
-            self._loss = DomainLoss(len(self.dataset.names), self._domains_of)
-            self._logged = self._loss.totals.copy()
+            self._loss = DomainLoss(len(self.dataset.names), self._domains_of, readers=(LOGGED, TAKEN))
             self._loss.attach(kwargs["model"])
 
     def on_step_begin(
@@ -235,10 +244,10 @@ class MixtureCallback(TrainerCallback, ExportableState):
         )
         return positions
 
-    def domain_totals(self) -> NDArray[np.float64]:
-        """Return nats and tokens of each domain over all processes, since training began or was resumed.
+    def take_totals(self) -> NDArray[np.float64]:
+        """Return nats and tokens of each domain over all processes, since the call before; all processes call it.
 
-        All processes call it.
+        The log does not take part in this: it has a count of its own.
 
         Returns:
             float64 [2, K], in the order of `dataset.names`.
@@ -248,24 +257,27 @@ class MixtureCallback(TrainerCallback, ExportableState):
         """
         if self._loss is None:
             raise ValueError("the loss of each domain is not collected; make the callback with log_domain_loss=True")
-        totals = self._loss.fold()
-        if self.layout.num_processes > 1:
-            # Gathered and added in one order, so that every process has the same bits.
-            everywhere = gather(torch.from_numpy(totals).to(self._device)[None])
-            totals = everywhere.cpu().numpy().sum(axis=0)
-        return totals
+        return self._sum(self._loss.take(TAKEN))
 
     def extend_logs(self, args: TrainingArguments, state: TrainerState, logs: dict[str, Any]) -> dict[str, float]:
         """Return `loss/<domain>` for a training entry of the log, for each domain that had tokens since the last."""
         if self._loss is None or "loss" not in logs:
             return {}
-        totals = self.domain_totals()
-        (nats, tokens), self._logged = totals - self._logged, totals
+        nats, tokens = self._sum(self._loss.take(LOGGED))
         return {
             f"loss/{name}": float(nats[number] / tokens[number])
             for number, name in enumerate(self.dataset.names)
             if tokens[number]
         }
+
+    def _sum(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Add what each process has."""
+        if self.layout.num_processes == 1:
+            return totals
+        # Gathered and added in one order, so that every process has the same bits.
+        everywhere = gather(torch.from_numpy(totals).to(self._device)[None])
+        summed: NDArray[np.float64] = everywhere.cpu().numpy().sum(axis=0)
+        return summed
 
     def _expect(self, substep: int) -> None:
         """Tell the collector of losses which samples come next."""
