@@ -200,11 +200,12 @@ def check_splits_once(world_size: int) -> None:
 
 def check_state(state: Any, *, version: int, names: tuple[str, ...], start_at: int) -> None:
     """Raise unless a state belongs to a stream with these names and this start."""
-    for key, mine in (("version", version), ("names", list(names)), ("start_at", start_at)):
+    expected = {"version": version, "names": list(names), "start_at": start_at}
+    for key in (*expected, "reader", "epoch", "plan", "place"):
         if key not in state:
             raise ValueError(f"the state has no {key!r}; its keys are {sorted(state)}: pass one made by state_dict()")
-        if state[key] != mine:
+        if key in expected and state[key] != expected[key]:
             raise ValueError(
-                f"the state has {key}={state[key]!r} and this stream has {mine!r}; resume with the mixture and the "
+                f"the state has {key}={state[key]!r} and this stream has {expected[key]!r}; resume with the mixture and the "
                 "arguments of the first run"
             )
