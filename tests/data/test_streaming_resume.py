@@ -197,7 +197,7 @@ def test_a_run_goes_on_after_a_worker_was_killed(unit: str, num_lanes: int | Non
     states: dict[int, str] = {}
     # A row of the largest source, of which no row comes twice.
     victim = next(row for batch in expected[250:] for row in batch if row.startswith("books"))
-    with pytest.raises(RuntimeError, match="exited unexpectedly|killed by signal"):
+    with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
         read(loader({}, victim), found, states)
     assert 200 < len(found) <= next(number for number, batch in enumerate(expected) if victim in batch)
     assert found == expected[: len(found)]
