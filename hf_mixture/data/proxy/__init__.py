@@ -1,0 +1,8 @@
+"""Proxy runs: from mixtures to losses, one by one with the stock Trainer, or many at once as one stacked model."""
+
+from hf_mixture.data.proxy.experiments import ProxyFailed
+from hf_mixture.data.proxy.runner import ProxyRunner
+from hf_mixture.data.proxy.spec import ProxySpec, tiny_llama
+
+
+__all__ = ["ProxyFailed", "ProxyRunner", "ProxySpec", "tiny_llama"]
