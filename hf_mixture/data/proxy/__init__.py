@@ -3,6 +3,7 @@
 from hf_mixture.data.proxy.experiments import ProxyFailed
 from hf_mixture.data.proxy.runner import ProxyRunner
 from hf_mixture.data.proxy.spec import ProxySpec, tiny_llama
+from hf_mixture.data.proxy.swarm import ProxySwarm
 
 
-__all__ = ["ProxyFailed", "ProxyRunner", "ProxySpec", "tiny_llama"]
+__all__ = ["ProxyFailed", "ProxyRunner", "ProxySpec", "ProxySwarm", "tiny_llama"]

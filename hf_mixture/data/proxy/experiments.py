@@ -68,8 +68,8 @@ class ProxyExperiments:
         context = getattr(build_config(spec), "max_position_embeddings", None)
         if context is not None and self.data.length > context:
             raise ValueError(
-                f"the samples have {self.data.length} tokens and the model has max_position_embeddings={context}; raise "
-                "that or cut shorter samples"
+                f"the samples have {self.data.length} tokens and the model has max_position_embeddings={context}; "
+                "raise that or cut shorter samples"
             )
         self.peers = Peers()
         if device is None:
@@ -191,12 +191,13 @@ class ProxyExperiments:
         total = math.fsum(trial.weights)
         if not (all(0 <= weight < math.inf for weight in trial.weights) and abs(total - 1) <= SUM_TOLERANCE):
             raise ValueError(
-                f"weights of trial {trial.trial_id!r} are {list(trial.weights)} with sum {total}; they must be >= 0 with "
-                "sum 1: divide by their sum"
+                f"weights of trial {trial.trial_id!r} are {list(trial.weights)} with sum {total}; they must be >= 0 "
+                "with sum 1: divide by their sum"
             )
         if not 0 < trial.fidelity <= 1:
             raise ValueError(
-                f"fidelity of trial {trial.trial_id!r} is {trial.fidelity!r}; it must be in (0, 1]: divide by the target"
+                f"fidelity of trial {trial.trial_id!r} is {trial.fidelity!r}; it must be in (0, 1]: divide by the "
+                "target"
             )
         return trial
 

@@ -105,8 +105,8 @@ def _check_header(path: Path, mine: Mapping[str, Any]) -> None:
     different = _differences(saved, mine)
     if different:
         raise ValueError(
-            f"{str(path.parent)!r} holds runs of another experiment: {'; '.join(different[:5])}. Their losses cannot be "
-            "compared with new ones: choose another folder, or restore the old settings and data"
+            f"{str(path.parent)!r} holds runs of another experiment: {'; '.join(different[:5])}. Their losses cannot "
+            "be compared with new ones: choose another folder, or restore the old settings and data"
         )
 
 

@@ -38,8 +38,8 @@ def build_config(spec: ProxySpec) -> Any:
     model_type = fields.pop("model_type")
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
-            f"model_type={model_type!r} is no causal language model of transformers; proxies are trained on next-token "
-            "prediction: choose one such as 'llama' or 'gpt2'"
+            f"model_type={model_type!r} is no causal language model of transformers; proxies are trained on "
+            "next-token prediction: choose one such as 'llama' or 'gpt2'"
         )
     try:
         return AutoConfig.for_model(model_type, **fields)
@@ -48,13 +48,20 @@ def build_config(spec: ProxySpec) -> Any:
 
 
 def build_model(spec: ProxySpec) -> Any:
-    """Return the model in float32 with the weights that `spec.seed` draws, on the CPU."""
+    """Return the model in float32 with the weights that `spec.seed` draws, on the CPU.
+
+    Raises:
+        ValueError: As `build_config`, or the fields do not fit together.
+    """
     from transformers import AutoModelForCausalLM
 
     config = build_config(spec)
     with own_randomness():
         torch.manual_seed(spec.seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        try:
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ValueError(f"model={dict(spec.model)!r} cannot be built: {error}; correct its fields") from error
 
 
 def check_tokens(input_ids: torch.Tensor, vocab_size: int, what: str) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hf_mixture._compat.processes import alone
-from hf_mixture.data.packed_rows import collate_packed
 from hf_mixture.data.proxy.experiments import ProxyExperiments
 from hf_mixture.data.proxy.models import build_model, check_tokens, own_randomness
-from hf_mixture.data.proxy.samples import FixedSamples, MixedSamples
+from hf_mixture.data.proxy.samples import FixedSamples, MixedSamples, collate
 from hf_mixture.data.search.protocol import Trial
 
 
@@ -75,7 +74,7 @@ class ProxyRunner(ProxyExperiments):
             model=model,
             args=self._arguments(num_steps, scratch),
             train_dataset=stream,
-            data_collator=collate_packed,
+            data_collator=collate,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from hf_mixture._compat.datasets import fingerprint_of
-from hf_mixture.data.packed_rows import PackedRows
+from hf_mixture.data.packed_rows import PackedRows, collate_packed
 from hf_mixture.data.plan import MixturePlan
 
 
@@ -50,8 +50,8 @@ class Samples:
                 )
         elif not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
             raise TypeError(
-                f"{what} is a {type(source).__name__}; it must be a tensor [samples, tokens] or a map-style dataset of "
-                "samples with 'input_ids': for a stream, pack it first"
+                f"{what} is a {type(source).__name__}; it must be a tensor [samples, tokens] or a map-style dataset "
+                "of samples with 'input_ids': for a stream, pack it first"
             )
         if len(source) == 0:
             raise ValueError(f"{what} is empty; add samples or leave the domain out")
@@ -87,8 +87,8 @@ class Samples:
         lengths = {len(row) for row in ids}
         if len(lengths) > 1:
             raise ValueError(
-                f"{self.what} has samples of {sorted(lengths)[:5]} tokens; all must be equally long: cut blocks of one "
-                "size, for example with pack.blocks(block_size)"
+                f"{self.what} has samples of {sorted(lengths)[:5]} tokens; all must be equally long: cut blocks of "
+                "one size, for example with pack.blocks(block_size)"
             )
         return torch.stack(ids).long()
 
@@ -219,3 +219,12 @@ class FixedSamples(Dataset[dict[str, Any]]):
     def __getitems__(self, positions: Sequence[int]) -> PackedRows:
         """Return a batch."""
         return PackedRows(self.input_ids[positions])
+
+
+def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Make a batch with `labels`, in which the first token of each sample does not count: nothing predicts it."""
+    batch = collate_packed(rows)
+    labels = batch["labels"].clone()
+    # Also where a model does not tell the Trainer that its loss shifts the labels, the mean is over what is predicted.
+    labels[:, 0] = -100
+    return {**batch, "labels": labels}

@@ -1,4 +1,4 @@
-"""What one proxy experiment is: model, length, optimizer, seed. Plain values, so that it can be hashed and compared."""
+"""What one proxy experiment is: model, length, optimizer, seed; plain values that can be hashed and compared."""
 
 from __future__ import annotations
 
