@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hf_mixture.data.search.acquisition import (
@@ -31,11 +32,12 @@ Acquisition = Literal["mf_mes", "mes", "ei"]
 
 
 class AdmireSearch(SearchSession):
-    """Asks for the run that tells most about the best target value per unit of cost, with a floor for target runs.
+    """Screens with small runs, then verifies at the target size.
 
-    A cost model alone keeps asking for the cheapest runs and never verifies: at least `target_share` of the cost goes
-    to target runs, chosen by expected improvement. The proposal is the best *measured* target run and never gets
-    worse. Trials may be asked in batches and told in any order; pending ones count as told with their posterior mean.
+    A cost model alone keeps asking for the cheapest runs and never verifies. So 1 - `target_share` of the budget goes
+    to smaller runs, each the one that tells most about the best target value per unit of cost; then all the rest to
+    target runs, chosen by expected improvement. The proposal is the best *measured* target run and never gets worse.
+    Trials may be asked in batches and told in any order; pending ones count as told with their posterior mean.
 
     Args:
         domains: Names of the K domains.
@@ -45,8 +47,9 @@ class AdmireSearch(SearchSession):
         budget: Total cost at which the search is done. Default: 16.
         acquisition: `"mf_mes"` (information per cost), `"mes"` (the same at the target only), or `"ei"` (expected
             improvement at the target). Default: `"mf_mes"`.
-        target_share: Smallest share of the cost that target runs get, in [0, 1]. Default: 0.5.
-        pool: Mixtures that can be run, by fidelity, each of shape (p, K); or one array for all. Default: the simplex.
+        target_share: Share of the budget that target runs get, in [0, 1]. Default: 0.8.
+        pool: Mixtures that can be run, by fidelity, each of shape (p, K); or one array for all. A smaller run is made
+            with mixtures of the target's pool where there are such. Default: the simplex.
         num_candidates: Number of mixtures that are ranked when there is no pool. Default: 512.
         num_maxima: Number of samples of the maximum. Default: 10.
         surrogate: `"exact"` (this package's process) or `"botorch"` (`SingleTaskMultiFidelityGP`). Default: `"exact"`.
@@ -80,7 +83,7 @@ class AdmireSearch(SearchSession):
         fidelities: Mapping[float, float] | None = None,
         budget: float = 16.0,
         acquisition: Acquisition = "mf_mes",
-        target_share: float = 0.5,
+        target_share: float = 0.8,
         pool: Any = None,
         num_candidates: int = 512,
         num_maxima: int = 10,
@@ -112,6 +115,8 @@ class AdmireSearch(SearchSession):
             "surrogate": surrogate,
         }
         super().__init__(space, objective, table=table, seed=seed, settings=settings)
+        self._allowed_rows = {level: self._allowed(level) for level in levels}
+        self._spread = space.sample(num_candidates, [seed, num_candidates]) if space.pool is None else space.pool
 
     @property
     def spent(self) -> float:
@@ -239,42 +244,42 @@ class AdmireSearch(SearchSession):
         return self.levels[trial.fidelity] if run is None or run.cost is None else run.cost
 
     def _affordable(self) -> list[float]:
-        """Fidelities of the next trial: the target alone when its floor demands it, else all that the budget pays."""
-        spent, target, at_target = self.spent, self.levels[1.0], self._spent(1.0)
-        left = self.budget - spent + 1e-9
-        top = [1.0] if target <= left else []
-        if at_target + target <= self.target_share * (spent + target) + 1e-9 or self.acquisition in ("mes", "ei"):
-            return top
-        # A smaller run must leave enough for a target run, unless the floor holds without one.
-        lower = [
-            level
-            for level, cost in self.levels.items()
-            if level != 1.0
-            and cost <= left
-            and (target <= left - cost or at_target >= self.target_share * (spent + cost) - 1e-9)
-        ]
-        return lower + top
+        """Fidelities of the next trial: smaller ones while the screening is paid for, then the target."""
+        left = self.budget - self.spent + 1e-9
+        screened = sum(self._spent(level) for level in self.levels if level != 1.0)
+        screening = (1 - self.target_share) * self.budget - screened + 1e-9
+        if self.acquisition == "mf_mes" and self._spent(1.0) == 0:
+            lower = [level for level, cost in self.levels.items() if level != 1.0 and cost <= min(left, screening)]
+            if any(self._unused(level)[1] for level in lower):
+                return lower
+        return [1.0] if self.levels[1.0] <= left else []
+
+    def _allowed(self, level: float) -> npt.NDArray[np.int64]:
+        """Rows of the pool of a level that obey the bounds; of a smaller one, those that the target can run too."""
+        if self.pools is None:
+            return np.zeros(0, dtype=np.int64)
+        lower, upper = self.space.constraints.bounds(self.space.domains)
+        pool = self.pools[level]
+        inside = ((pool >= lower - 1e-9) & (pool <= upper + 1e-9)).all(axis=1)
+        targets = {row.tobytes() for row in np.round(self.pools[1.0], 6)}
+        shared = inside & np.array([row.tobytes() in targets for row in np.round(pool, 6)])
+        return np.flatnonzero(shared if shared.any() else inside)
+
+    def _unused(self, level: float) -> tuple[FloatArray, list[int | None]]:
+        """Mixtures of a level that were not asked for, with their rows of the pool; without one, fresh candidates."""
+        if self.pools is None:
+            draws = self.space.sample(self.num_candidates, [self.seed, len(self.trials)])
+            return draws, [None] * len(draws)
+        used = {trial.candidate for trial in self.trials if trial.fidelity == level}
+        rows = [int(row) for row in self._allowed_rows[level] if row not in used]
+        return self.pools[level][rows], [*rows]
 
     def _options(self, levels: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor, list[int | None]]:
         """Mixtures, fidelities and pool rows of the trials that could come next."""
-        lower, upper = self.space.constraints.bounds(self.space.domains)
-        points: list[FloatArray] = []
-        fidelity: list[FloatArray] = []
-        rows: list[int | None] = []
-        for level in levels:
-            if self.pools is None:
-                draws = self.space.sample(self.num_candidates, [self.seed, len(self.trials)])
-                indices: list[int | None] = [None] * len(draws)
-            else:
-                used = {trial.candidate for trial in self.trials if trial.fidelity == level}
-                pool = self.pools[level]
-                inside = ((pool >= lower - 1e-9) & (pool <= upper + 1e-9)).all(axis=1)
-                free = [int(row) for row in np.flatnonzero(inside) if row not in used]
-                draws, indices = pool[free], list(free)
-            points.append(draws)
-            fidelity.append(np.full(len(draws), level))
-            rows.extend(indices)
-        return torch.as_tensor(np.concatenate(points)), torch.as_tensor(np.concatenate(fidelity)), rows
+        parts = [self._unused(level) for level in levels]
+        points = np.concatenate([mixtures for mixtures, _ in parts])
+        fidelity = np.repeat(np.array(levels), [len(rows) for _, rows in parts])
+        return torch.as_tensor(points), torch.as_tensor(fidelity), [row for _, rows in parts for row in rows]
 
     def _target_points(self, constraints: Constraints) -> torch.Tensor:
         if self.space.pool is None:
@@ -296,7 +301,9 @@ class AdmireSearch(SearchSession):
             level = [*earlier.fidelity.tolist(), *level]
             y = [*(self.objective.sign * self.objective.values(earlier)).tolist(), *y]
         known = tuple(sorted({*level, *self.levels}))
-        process = fit_surrogate(self.surrogate, np.array(x), np.array(level), np.array(y), levels=known)
+        process = fit_surrogate(
+            self.surrogate, np.array(x), np.array(level), np.array(y), levels=known, points=self._spread
+        )
         if pending:
             points = torch.tensor([trial.weights for trial in pending], dtype=torch.float64)
             fidelity = torch.tensor([trial.fidelity for trial in pending], dtype=torch.float64)

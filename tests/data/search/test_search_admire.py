@@ -1,4 +1,4 @@
-"""ADMIRE: the published runs replayed, the floor of target runs, batches, resumption."""
+"""ADMIRE: the published runs replayed, the share of target runs, batches, resumption."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_one_search_of_the_published_pile_runs(train_1m, held_60m) -> None:
     assert search.spent <= 3.0 + 1e-9
     # Random search needs 8 target runs for a median of 4.181.
     assert search.incumbent["value"] < 4.181
-    # The floor: at least half of the cost goes to target runs.
-    assert sum(trial.fidelity == 1 for trial in search.trials) >= 2
+    # A fifth of the cost goes to small runs, before any target run.
+    assert [trial.fidelity for trial in search.trials] == [SMALL] * 36 + [1.0] * 2
     check_trace(search)
 
 
@@ -128,19 +128,26 @@ def finish(search: AdmireSearch, num: int = 1, most: int = 10**6) -> AdmireSearc
     return search
 
 
-def test_the_floor_holds_at_every_moment_and_the_budget_too() -> None:
-    search = finish(toy(target_share=0.5))
-    spent = target = 0.0
-    for trial in search.trials:
-        cost = 1.0 if trial.fidelity == 1 else 0.1
-        spent += cost
-        target += cost * (trial.fidelity == 1)
-        # Never further below the floor than one run.
-        assert target >= 0.5 * spent - 0.5 - 1e-9
-    assert search.spent <= 2.5 + 1e-9
+@pytest.mark.parametrize(("budget", "share"), [(2.5, 0.8), (4.0, 0.5), (1.5, 0.0), (3.0, 1.0)])
+def test_small_runs_get_their_share_and_target_runs_all_the_rest(budget, share) -> None:
+    search = finish(toy(budget=budget, target_share=share))
+    small = sum(trial.fidelity < 1 for trial in search.trials)
+    screening = (1 - share) * budget
+    assert [trial.fidelity for trial in search.trials[:small]] == [0.1] * small
+    assert screening - 0.1 < 0.1 * small <= screening + 1e-9
+    targets = len(search.trials) - small
+    assert budget - 1 < 0.1 * small + targets <= budget + 1e-9
     assert search.done
-    # The budget is never spent on small runs so far that no target run is left to pay.
-    assert finish(toy(budget=1.5)).incumbent is not None
+
+
+def test_small_runs_use_mixtures_of_the_target_where_they_can() -> None:
+    rows = np.random.default_rng(0).dirichlet(np.ones(3), 20)
+    search = finish(toy(pool={0.1: rows, 1.0: rows[12:17]}, budget=8.0, target_share=0.5))
+    assert {trial.candidate for trial in search.trials if trial.fidelity < 1} == set(range(12, 17))
+    # The five small runs that there are cost less than their share; the search goes on to the target.
+    assert sum(trial.fidelity == 1 for trial in search.trials) == 5
+    apart = finish(toy(pool={0.1: rows[:9], 1.0: rows[9:]}, budget=3.0, target_share=0.5))
+    assert sum(trial.fidelity < 1 for trial in apart.trials) == 9
 
 
 @pytest.mark.parametrize("acquisition", ["mes", "ei"])
