@@ -178,7 +178,8 @@ def _stacked(module: nn.Module, rows: Rows, stack: Callable[[torch.Tensor], nn.P
     if type(module) is nn.Linear:
         return StackedLinear(rows, stack(module.weight), optional(module.bias), transposed=False)
     if type(module) is Conv1D:
-        return StackedLinear(rows, stack(module.weight), optional(module.bias), transposed=True)
+        weight, bias = dict(module.named_parameters()).values()
+        return StackedLinear(rows, stack(weight), stack(bias), transposed=True)
     if type(module) is nn.Embedding and module.max_norm is None:
         return StackedEmbedding(rows, stack(module.weight), module.padding_idx)
     if type(module) is nn.LayerNorm and module.elementwise_affine:
