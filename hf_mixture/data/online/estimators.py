@@ -5,7 +5,7 @@ Letters: n validation domains, m training domains.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from hf_mixture.data.online.validation import ValidationSets
 from hf_mixture.data.search.ranks import FloatArray
 
 
-@dataclass
+@dataclass(frozen=True)
 class Window:
     """What was trained on since the last decision.
 
@@ -26,15 +26,13 @@ class Window:
         losses: Mean training loss of each domain, of shape (m,); NaN where none was drawn.
         drawn: Share of the samples that each domain had, of shape (m,).
         weights: Mean weights under which they were drawn, of shape (m,).
-        start: First position.
-        end: Position after the last.
+        num_steps: Training steps.
     """
 
     losses: FloatArray
     drawn: FloatArray
     weights: FloatArray
-    start: int
-    end: int
+    num_steps: int
 
 
 class Probe:
@@ -42,14 +40,15 @@ class Probe:
 
     Args:
         model: The model that is trained.
-        dataset: The mixed dataset.
+        dataset: The `MixtureDataset`.
         validation: Held-out rows by domain.
         step: Training steps done.
         learning_rate: That of the optimizer.
         batch_size: Rows of an evaluation batch.
         rank: Number of this process.
         world_size: Number of processes.
-        window: What was trained on since the last decision; None before the first step.
+        trained: First position since the last decision, and the position after the last.
+        window: Makes the window since the last decision.
     """
 
     def __init__(
@@ -59,17 +58,38 @@ class Probe:
         validation: ValidationSets,
         *,
         step: int,
-        learning_rate: float,
-        batch_size: int,
-        rank: int,
-        world_size: int,
-        window: Window | None,
+        learning_rate: float = 0.0,
+        batch_size: int = 8,
+        rank: int = 0,
+        world_size: int = 1,
+        trained: tuple[int, int] = (0, 0),
+        window: Callable[[], Window] | None = None,
     ) -> None:
         self.model, self.dataset, self.validation = model, dataset, validation
-        self.step, self.learning_rate, self.window = step, learning_rate, window
+        self.step, self.learning_rate = step, learning_rate
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.num_evaluations = 0
-        self._losses: FloatArray | None = None
+        self.measured: FloatArray | None = None
+        self._trained, self._window = trained, window
+
+    def window(self) -> Window:
+        """What was trained on since the last decision."""
+        if self._window is None:
+            raise RuntimeError("this probe has no training losses")
+        return self._window()
+
+    def trained_rows(self, domain: int, count: int) -> Sequence[Mapping[str, Any]]:
+        """The last rows of a domain since the last decision, at most `count`.
+
+        Args:
+            domain: Number of the training domain.
+            count: Most rows.
+        """
+        start, end = self._trained
+        positions = np.arange(start, end)
+        mine = positions[self.dataset.plan.draws(positions)[0] == domain][-count:]
+        rows: Sequence[Mapping[str, Any]] = self.dataset.rows(mine) if len(mine) else []
+        return rows
 
     def losses(self, model: nn.Module | None = None) -> FloatArray:
         """Validation losses of shape (n,), the same on all ranks.
@@ -80,8 +100,8 @@ class Probe:
         Raises:
             ValueError: A loss is not finite.
         """
-        if model is None and self._losses is not None:
-            return self._losses
+        if model is None and self.measured is not None:
+            return self.measured
         losses = self.validation.losses(
             self.model if model is None else model,
             batch_size=self.batch_size,
@@ -96,7 +116,7 @@ class Probe:
                     "from it: lower the learning rate or look for broken rows"
                 )
         if model is None:
-            self._losses = losses
+            self.measured = losses
         return losses
 
 
@@ -109,6 +129,19 @@ class Estimator:
 
     method = ""
     needs_validation = True
+    needs_training_loss = False
+
+    def bind(self, names: Sequence[str], validation: Sequence[str], resources: Mapping[str, Any]) -> None:
+        """Training begins.
+
+        Args:
+            names: The m training domains.
+            validation: The n validation domains.
+            resources: Objects that the callback was given, by name.
+
+        Raises:
+            ValueError: The domains do not suit the method, or something is missing.
+        """
 
     def begin(self, probe: Probe) -> None:
         """A round begins."""
@@ -157,6 +190,11 @@ class LearnParams(Estimator):
         self.sweeps, self.diagonal = sweeps, diagonal
         self._before = self._drops = self._shares = np.zeros(0)
 
+    def bind(self, names: Sequence[str], validation: Sequence[str], resources: Mapping[str, Any]) -> None:
+        """Check the domains."""
+        if self.diagonal:
+            same_names(names, validation, "diagonal=True lets each domain act on its own loss")
+
     def begin(self, probe: Probe) -> None:
         """Measure the losses before the first block."""
         self._before = probe.losses()
@@ -188,6 +226,24 @@ class LearnParams(Estimator):
         """Take over last losses and sums."""
         self._before, self._drops, self._shares = (
             np.asarray(state[name], dtype=np.float64) for name in ("before", "drops", "shares")
+        )
+
+
+def same_names(names: Sequence[str], validation: Sequence[str], why: str) -> None:
+    """Refuse validation domains that are not the training domains, in their order.
+
+    Args:
+        names: The training domains.
+        validation: The validation domains.
+        why: What needs them to be the same.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if list(names) != list(validation):
+        raise ValueError(
+            f"{why}, and the domains trained on are {list(names)}, those of the validation {list(validation)}; "
+            "give the same names in the same order"
         )
 
 

@@ -63,7 +63,7 @@ def plot_weights(history: Mapping[str, Any], *, axes: Any = None) -> Any:
     """
     axes = _axes(axes)
     rounds = history["rounds"]
-    steps = [0, *(turn["effective_step"] for turn in rounds), history["max_steps"]]
+    steps = [0, *(turn["step"] + turn["lag"] for turn in rounds), history["max_steps"]]
     for name in history["domains"]:
         values = [history["initial_weights"][name], *(turn["weights"][name] for turn in rounds)]
         axes.step(steps, [*values, values[-1]], where="post", label=name)

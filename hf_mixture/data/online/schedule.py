@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 
 
+MOST_BY_DEFAULT = 0.25
+
+
 @dataclass(frozen=True)
 class Cost:
     """What measuring costs in one round.
@@ -56,39 +59,56 @@ class Rounds:
 
     @classmethod
     def fit(
-        cls, max_steps: int, prior: int, period: int | None, num_blocks: int, block_steps: int, *, share: float = 0.25
+        cls,
+        max_steps: int,
+        prior: int,
+        period: int | None,
+        *,
+        num_blocks: int = 0,
+        block_steps: int = 0,
+        first_only: bool = False,
+        num_updates: int = 20,
     ) -> Rounds:
         """Lay rounds into a run.
 
         Args:
             max_steps: Steps of the run.
-            prior: Steps before the first round.
-            period: Steps of a round. None: the shortest rounds of equal length with at most `share` in LearnParams.
+            prior: Steps before the first round; 0 without LearnParams means one period.
+            period: Steps of a round. None: `num_updates` rounds, or with LearnParams the shortest rounds of equal
+                length that it takes at most a quarter of.
             num_blocks: Blocks of LearnParams of a round.
             block_steps: Steps of a block.
-            share: Used for `period=None`.
+            first_only: Whether only the first round has blocks.
+            num_updates: Used for `period=None`.
 
         Raises:
             ValueError: The rounds do not fill the run evenly, or LearnParams does not fit into a round.
         """
         left, blocks = max_steps - prior, num_blocks * block_steps
         if prior < 0 or left < 1:
-            raise ValueError(
-                f"prior_steps={prior} leaves {left} of max_steps={max_steps}; it must leave some: lower it"
-            )
-        if period is None:
-            period = left // max(1, math.floor(left * share / blocks))
-        elif period < 1 or left % period:
+            raise ValueError(f"{prior} steps before the first round leave {left} of max_steps={max_steps}: lower them")
+        if period is not None and blocks and left % period:
             raise ValueError(
                 f"update_steps={period} does not divide the {left} steps after the prior (max_steps={max_steps} - "
                 f"prior_steps={prior}) into whole rounds; choose a divisor"
             )
+        if period is None:
+            period = max(left // num_updates, 1)
+            if blocks and first_only:
+                period = max(period, math.ceil(blocks / MOST_BY_DEFAULT))
+            elif blocks:
+                period = left // max(math.floor(left * MOST_BY_DEFAULT / blocks), 1)
+        if period < 1 or period > left:
+            raise ValueError(f"update_steps={period} is not in [1, {left}], the steps after the prior: change it")
+        if not blocks:
+            start = prior or period
+            return cls(start, period, -(-(max_steps - start) // period))
         if blocks >= period:
             raise ValueError(
                 f"LearnParams takes {num_blocks} blocks of {block_steps} steps = {blocks} of the {period} steps of a "
-                "round; it must leave some: lower lp_rounds or lp_steps, or raise update_steps or max_steps"
+                "round; some must be left: lower lp_rounds or lp_steps, or raise update_steps or max_steps"
             )
-        return cls(prior, period, left // period, num_blocks, block_steps)
+        return cls(prior, period, left // period, num_blocks, block_steps, first_only)
 
     @property
     def share(self) -> float:

@@ -134,6 +134,17 @@ class ValidationSets:
         self._counts = counts
         self.fingerprint = digest.hexdigest()
 
+    def rows(self, domain: int, first: int, count: int) -> list[dict[str, torch.Tensor]]:
+        """Rows of a domain, one after the other, from the start again after the last.
+
+        Args:
+            domain: Its number in `names`.
+            first: Number of the first row.
+            count: Number of rows; at most all of the domain.
+        """
+        numbers = np.flatnonzero(self._owners == domain)
+        return [self._rows[numbers[(first + i) % len(numbers)]] for i in range(min(count, len(numbers)))]
+
     def losses(self, model: nn.Module, *, batch_size: int = 8, rank: int = 0, world_size: int = 1) -> FloatArray:
         """Mean loss of each domain, in nats per token; the same on all ranks and for any number of them.
 

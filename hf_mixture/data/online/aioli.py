@@ -1,0 +1,120 @@
+"""Aioli (arXiv 2411.05735): estimate the mixing law on the current trajectory, follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hf_mixture.data.online.callback import MixingLawCallback
+from hf_mixture.data.online.estimators import LearnParams
+from hf_mixture.data.online.solvers import ExponentiatedGradient, Update
+
+
+class AioliCallback(MixingLawCallback):
+    """Choose the weights of a `MixtureDataset` by Aioli while the stock `Trainer` trains.
+
+    A round begins with LearnParams: `lp_rounds` times, in random order, each domain is favoured for `lp_steps` steps,
+    and the validation losses are measured after each block. From their drops follows A, and from the column sums of A,
+    scaled to sum 1, the weights `p_j exp(eta * sum_i A_ij)` of the rest of the round. LearnParams is training like any
+    other. It costs `1 + lp_rounds * m` evaluations a round and no extra model; its share of the steps,
+    `delta = lp_rounds * lp_steps * m / update_steps`, should stay below .3.
+
+    Args:
+        validation: Held-out rows by domain: anything with a length and rows with `input_ids` (and `labels`, if these
+            differ). Its domains may be others than those trained on, unless `diagonal`.
+        lp_rounds: Blocks of each domain in a round, >= 1. Default: 2.
+        lp_steps: Optimizer steps of a block, >= 1. Default: 2.
+        update_steps: Optimizer steps of a round; must divide the steps after the prior. Default: rounds of equal
+            length with delta up to .25.
+        one_hot_factor: f, the share of the favoured domain in its block, in (1/m, 1]. Default: .75.
+        eta: Step size, > 0. As A has sum 1, a round changes no ratio of weights by more than `exp(eta)`. Default: 1.
+        ema: Weight of the past matrices, in [0, 1). Default: None, no averaging.
+        update: `"multiplicative"`: from the weights of the last round, as in the paper. `"reset"`: from equal weights,
+            as in the published code. Default: `"multiplicative"`.
+        diagonal: Ablation: each domain acts on its own loss only.
+        static: Ablation: one round, whose weights hold to the end.
+        prior: Weights of the first `prior_steps` steps, by domain, for example of `DMLSearch`. Default: the mixture's.
+        prior_steps: Optimizer steps before the first round. Default: 0.
+        seed: Seed of the order of the blocks. Default: 0.
+        eval_batch_size: Rows of an evaluation batch. Default: `per_device_eval_batch_size`.
+        lag: Optimizer steps from a decision to its effect. Default: the fewest that no process has fetched.
+
+    Raises:
+        ValueError: An argument breaks its rule; when training begins, if it does not fit the run or the domains.
+
+    Example:
+        ```python
+        >>> from datasets import Dataset
+        >>> from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+        >>> from hf_mixture import Mixture
+        >>> from hf_mixture.data.mixture_dataset import MixtureDataset
+        >>> from hf_mixture.data.online import AioliCallback
+        >>> rows = {name: Dataset.from_dict({"input_ids": [[i, i + 1] * 4] * 40, "labels": [[i, i + 1] * 4] * 40})
+        ...         for i, name in enumerate(["a", "b"])}
+        >>> mixed = MixtureDataset(rows, Mixture({"a": 0.5, "b": 0.5}, unit="examples"), num_examples=96)
+        >>> held_out = {name: data.select(range(4)) for name, data in rows.items()}
+        >>> aioli = AioliCallback(held_out, lp_rounds=1, lp_steps=1)
+        >>> arguments = TrainingArguments(
+        ...     "out", max_steps=24, per_device_train_batch_size=4, train_sampling_strategy="sequential",
+        ...     save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True)
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1, n_positions=8))
+        >>> _ = Trainer(model, arguments, train_dataset=mixed, callbacks=[aioli]).train()
+        >>> len(aioli.history), round(sum(aioli.history[-1]["weights"].values()), 6)
+        (3, 1.0)
+
+        ```
+    """
+
+    def __init__(
+        self,
+        validation: Mapping[str, Any] | None = None,
+        *,
+        lp_rounds: int = 2,
+        lp_steps: int = 2,
+        update_steps: int | None = None,
+        one_hot_factor: float = 0.75,
+        eta: float = 1.0,
+        ema: float | None = None,
+        update: Update = "multiplicative",
+        diagonal: bool = False,
+        static: bool = False,
+        prior: Mapping[str, float] | None = None,
+        prior_steps: int = 0,
+        seed: int = 0,
+        eval_batch_size: int | None = None,
+        lag: int | None = None,
+    ) -> None:
+        for name, value in (("lp_rounds", lp_rounds), ("lp_steps", lp_steps)):
+            if value < 1:
+                raise ValueError(f"{name}={value!r} is below 1; without blocks of LearnParams nothing is measured")
+        super().__init__(
+            LearnParams(lp_rounds, diagonal=diagonal),
+            ExponentiatedGradient(eta, update, ema=ema),
+            settings={
+                "lp_rounds": lp_rounds,
+                "lp_steps": lp_steps,
+                "update_steps": update_steps,
+                "one_hot_factor": one_hot_factor,
+                "eta": eta,
+                "ema": ema,
+                "update": update,
+                "diagonal": diagonal,
+                "static": static,
+                "prior": None if prior is None else dict(prior),
+                "prior_steps": prior_steps,
+                "seed": seed,
+                "eval_batch_size": eval_batch_size,
+                "lag": lag,
+            },
+            resources={"validation": validation},
+            prior=prior,
+            prior_steps=prior_steps,
+            update_steps=update_steps,
+            sweeps=lp_rounds,
+            block_steps=lp_steps,
+            one_hot_factor=one_hot_factor,
+            static=static,
+            seed=seed,
+            eval_batch_size=eval_batch_size,
+            lag=lag,
+        )
