@@ -68,6 +68,51 @@ class MixtureCallback(TrainerCallback, ExportableState):
     Raises:
         ValueError: When training begins: the order would be lost, `lag` is too small, the run would pass over the
             mixture again, or a resumed run has other domains, data or positions.
+
+    Example:
+        ```python
+        >>> import contextlib, io, tempfile
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+        >>> from hf_mixture import Mixture
+        >>> from hf_mixture.data.mixture_dataset import MixtureDataset
+        >>> from hf_mixture.data.pack import TokenPack
+        >>> from hf_mixture.data.packed_rows import collate_packed
+        >>> from hf_mixture.data.trainer import MixtureCallback
+        >>> class HalfTime(TrainerCallback):
+        ...     def on_step_end(self, args, state, control, **kwargs):
+        ...         if state.global_step == state.max_steps // 2:
+        ...             mixing.set_weights({"low": 0.0, "high": 1.0})
+        >>> sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+        >>> model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     low = TokenPack.write(f"{folder}/low", [[0, 1, 2, 3] * 8], vocab_size=8).blocks(4)
+        ...     high = TokenPack.write(f"{folder}/high", [[4, 5, 6, 7] * 8], vocab_size=8).blocks(4)
+        ...     mixture = Mixture({"low": 0.5, "high": 0.5}, unit="tokens")
+        ...     mixing = MixtureCallback(changes_weights=True)
+        ...     args = TrainingArguments(
+        ...         folder,
+        ...         max_steps=6,
+        ...         per_device_train_batch_size=2,
+        ...         train_sampling_strategy="sequential",
+        ...         logging_steps=1,
+        ...         save_strategy="no",
+        ...         report_to=[],
+        ...     )
+        ...     trainer = Trainer(
+        ...         model,
+        ...         args,
+        ...         data_collator=collate_packed,
+        ...         train_dataset=MixtureDataset({"low": low, "high": high}, mixture, num_examples=12),
+        ...         callbacks=[mixing, HalfTime()],
+        ...     )
+        ...     with contextlib.redirect_stdout(io.StringIO()):  # the Trainer prints its log
+        ...         _ = trainer.train()
+        >>> [segment.start for segment in mixing.dataset.plan.segments]  # decided after step 3, one more was fetched
+        [0, 8]
+        >>> [sorted(key for key in entry if "/" in key) for entry in trainer.state.log_history[3:5]]
+        [['loss/high', 'loss/low'], ['loss/high']]
+
+        ```
     """
 
     changes_weights = False

@@ -52,6 +52,14 @@ def stream(settings: Settings, num_examples: int, block_size: int, changes: dict
     return row_digests(dataset.rows(np.arange(num_examples))["input_ids"])
 
 
+def domains(settings: Settings, num_examples: int) -> list[str]:
+    """The domain at each position of the stream."""
+    dataset = MixtureDataset(
+        sources(settings), Mixture(WEIGHTS, unit="tokens", seed=1), num_examples=num_examples, block_size=6
+    )
+    return [dataset.names[source] for source in dataset.plan.locate(range(num_examples))[0]]
+
+
 # One order for all.
 
 
@@ -83,6 +91,21 @@ def test_the_stream_is_the_same_for_any_number_of_processes_and_workers(folder: 
         assert digests == expected
         # Losses by domain are sums over all ranks, in which rounding depends on the size of a batch.
         assert losses == [pytest.approx(step, abs=2e-5) for step in found[1, 0][1]]
+
+
+def test_what_is_repeated_at_the_end_is_the_beginning(folder: str, tmp_path: Path) -> None:
+    settings = Settings(
+        folder=folder, output=str(tmp_path), num_processes=2, batch_size=3, steps=4, num_examples=20, workers=1
+    )
+    records = run(settings)
+    expected = stream(settings, 20, 6, {})
+    assert in_order(records) == expected + expected[:4]
+    # The losses are those of the domains that were read, also of the repeated samples.
+    names = {digest: name for name, digest in zip(domains(settings, 20), expected, strict=True)}
+    for step in range(4):
+        read = {names[digest] for digest in in_order(records)[step * 6 : step * 6 + 6]}
+        logged = {name.removeprefix("loss/") for name in records[0][step]["losses"]} - {"loss"}
+        assert logged == read
 
 
 def test_stock_datasets_draw_the_same_sources_on_every_rank_and_another_number_of_rows() -> None:
