@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,34 @@ class Layout:
         The 1 is the batch that accelerate's loader is ahead.
         """
         return (num_steps * self.accumulation_steps + self.lookahead) * self.num_processes * self.batch_size
+
+
+@dataclass(frozen=True)
+class Course:
+    """Which positions a run reads, from where it begins or goes on.
+
+    Args:
+        layout: How the run reads.
+        step: Optimizer steps done before it.
+        position: Position of the first sample that it reads.
+    """
+
+    layout: Layout
+    step: int
+    position: int
+
+    def position_of(self, step: int) -> int:
+        """Return the position of the first sample of the optimizer step after `step` steps."""
+        return self.position + (step - self.step) * self.layout.global_batch
+
+    def frontier(self, num_begun: int) -> int:
+        """Return the first position that nobody has fetched when `num_begun` steps have begun, all told."""
+        return self.position + self.layout.num_fetched(num_begun - self.step)
+
+    def micro_batch(self, num_begun: int, number: int) -> int:
+        """Return the position of the first sample of this process in a micro-batch of the step begun last."""
+        done = (num_begun - 1 - self.step) * self.layout.accumulation_steps + number
+        return self.position + (done * self.layout.num_processes + self.layout.process_index) * self.layout.batch_size
 
 
 def read_layout(loader: Any, args: TrainingArguments) -> Layout:
@@ -147,4 +176,16 @@ def check_passes(state: TrainerState, layout: Layout, num_skipped: int, *, lengt
             "take at a time: samples from the beginning are repeated at the end. Use another num_examples, or "
             "dataloader_drop_last=True",
             stacklevel=2,
+        )
+
+
+def check_position(saved: Mapping[str, Any], course: Course) -> None:
+    """Refuse a resumed run that would not go on where the interrupted one stood."""
+    if saved["position"] != course.position:
+        raise ValueError(
+            f"the interrupted run stood at position {saved['position']} after {saved['step']} steps of "
+            f"{saved['global_batch']} samples; this one has steps of {course.layout.global_batch} samples and would "
+            f"go on at position {course.position}: pass ignore_data_skip=True to TrainingArguments and "
+            f"start_at={saved['position']} to MixtureDataset, or resume with the same batch, processes and "
+            "accumulation steps"
         )

@@ -25,7 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_mixture._compat.transformers import extend_logs
 from hf_mixture.data.atomic import write_atomic
 from hf_mixture.data.domain_loss import DomainLoss
-from hf_mixture.data.loader import Layout, check_lag, check_passes, read_layout
+from hf_mixture.data.loader import Course, Layout, check_lag, check_passes, check_position, read_layout
 from hf_mixture.data.mixture_dataset import MixtureDataset
 
 
@@ -132,8 +132,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
         self.layout: Layout
         self.lag: int
         self._is_training = False
-        # Optimizer steps when training began or was resumed, and the position from which it goes on.
-        self._origin = (0, 0)
+        self._course: Course
         self._num_done = self._num_begun = self._substep = 0
         self._device = torch.device("cpu")
         self._loss: DomainLoss | None = None
@@ -145,8 +144,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
 
     def position_of(self, step: int) -> int:
         """Return the position of the first sample of the optimizer step after `step` steps."""
-        first_step, position = self._origin
-        return position + (step - first_step) * self.global_batch
+        return self._course.position_of(step)
 
     def init_arguments(self) -> dict[str, Any]:
         """Return the arguments that make this callback again: JSON values."""
@@ -187,16 +185,17 @@ class MixtureCallback(TrainerCallback, ExportableState):
         self._is_training = True
         self.lag = check_lag(self._declared_lag, self.layout)
         skipped = 0 if args.ignore_data_skip else state.global_step % self.layout.num_steps
-        self._origin = (state.global_step, self.dataset.start_at + skipped * self.global_batch)
+        self._course = Course(self.layout, state.global_step, self.dataset.start_at + skipped * self.global_batch)
         check_passes(state, self.layout, skipped, length=len(self.dataset), drops_last=args.dataloader_drop_last)
         saved = self._saved_by(state) if state.global_step else None
         if saved is not None:
-            self._check_position(saved, state)
+            if state.global_step < state.max_steps:
+                check_position(saved, self._course)
             self.dataset.load_state_dict(saved["dataset"])
         elif self.changes_weights:
             self.dataset.resize_blocks(self.global_batch)
         # Nothing has been fetched yet, in whatever state an earlier call of train() has left the plan.
-        self.dataset.plan.frontier = self._origin[1]
+        self.dataset.plan.frontier = self._course.position
         self._num_done = self._num_begun = state.global_step
         self._device = args.device
         if saved is not None:
@@ -216,8 +215,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Move the frontier: the micro-batches of this step have been taken from the loader."""
         self._num_begun = state.global_step + 1
-        num_fetched = self.layout.num_fetched(self._num_begun - self._origin[0])
-        self.dataset.plan.advance_frontier(self._origin[1] + num_fetched)
+        self.dataset.plan.advance_frontier(self._course.frontier(self._num_begun))
         self._expect(0)
 
     def on_substep_end(
@@ -328,10 +326,7 @@ class MixtureCallback(TrainerCallback, ExportableState):
         """Tell the collector of losses which samples come next."""
         self._substep = substep
         if self._loss is not None:
-            layout, (first_step, position) = self.layout, self._origin
-            number = (self._num_begun - 1 - first_step) * layout.accumulation_steps + substep
-            offset = (number * layout.num_processes + layout.process_index) * layout.batch_size
-            self._loss.expect(position + offset)
+            self._loss.expect(self._course.micro_batch(self._num_begun, substep))
 
     def _domains_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         # The last batches of a pass are completed from its beginning.
@@ -350,13 +345,3 @@ class MixtureCallback(TrainerCallback, ExportableState):
                 f"{VERSION}: resume with the release that wrote it"
             )
         return saved
-
-    def _check_position(self, saved: dict[str, Any], state: TrainerState) -> None:
-        if state.global_step < state.max_steps and saved["position"] != self._origin[1]:
-            raise ValueError(
-                f"the interrupted run stood at position {saved['position']} after {saved['step']} steps of "
-                f"{saved['global_batch']} samples; this one has steps of {self.global_batch} samples and would go on "
-                f"at position {self._origin[1]}: pass ignore_data_skip=True to TrainingArguments and "
-                f"start_at={saved['position']} to MixtureDataset, or resume with the same batch, processes and "
-                "accumulation steps"
-            )
