@@ -51,7 +51,7 @@ def match_sources(sources: Any, mixture: Mixture) -> dict[str, Any]:
     """The sources by name, in the order of the mixture: each a stream of all processes, or map-style with rows."""
     from datasets import Dataset, DatasetDict, IterableDatasetDict
 
-    by_name = match_names(sources, mixture)
+    by_name, used = match_names(sources, mixture), set(drawn(mixture))
     for name, dataset in by_name.items():
         if isinstance(dataset, DatasetDict | IterableDatasetDict):
             raise TypeError(
@@ -69,7 +69,7 @@ def match_sources(sources: Any, mixture: Mixture) -> dict[str, Any]:
                 f"domain {name!r} is a {type(dataset).__name__}; it must be a datasets.Dataset or "
                 "datasets.IterableDataset: convert it"
             )
-        elif name in drawn(mixture) and len(dataset) == 0:
+        elif name in used and len(dataset) == 0:
             raise ValueError(
                 f"domain {name!r} has weight {mixture.weights[name]} and no rows; a drawn source must have rows: "
                 "add rows or set its weight to 0"
@@ -86,12 +86,13 @@ def match_names(sources: Any, mixture: Mixture) -> dict[str, Any]:
                 "each, in this order, or a mapping from name to dataset"
             )
         return dict(zip(mixture.names, sources, strict=True))
+    known = set(mixture.names)
     if unknown := [name for name in mixture.names if name not in sources]:
         raise ValueError(
             f"the mixture names unknown domains {unknown}; the datasets are {list(sources)}: rename them or add the "
             "datasets"
         )
-    if unweighted := [name for name in sources if name not in mixture.names]:
+    if unweighted := [name for name in sources if name not in known]:
         raise ValueError(
             f"the mixture gives no weight to {unweighted}; it names {list(mixture.names)}: add them with weight 0 to "
             "leave them out, or do not pass them"

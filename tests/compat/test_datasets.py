@@ -1,9 +1,12 @@
 from __future__ import annotations
 
-from datasets import Dataset, interleave_datasets
+import copy
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets, interleave_datasets, load_from_disk
 from datasets.distributed import split_dataset_by_node
 
-from hf_mixture._compat.datasets import fingerprint_of, has_shuffle_buffer, is_split_by_node
+from hf_mixture._compat.datasets import fingerprint_of, has_shuffle_buffer, is_split_by_node, select_rows
 
 
 def test_fingerprint_of() -> None:
@@ -33,3 +36,20 @@ def test_streams_of_one_process_are_known() -> None:
     stream = Dataset.from_dict({"a": [1, 2]}).to_iterable_dataset()
     assert not is_split_by_node(stream)
     assert is_split_by_node(split_dataset_by_node(stream, rank=0, world_size=2))
+
+
+def test_select_rows_is_select(tmp_path) -> None:
+    rows = Dataset.from_dict({"a": list(range(50)), "b": [str(i) for i in range(50)]})
+    halves = concatenate_datasets([rows.select([*range(30, 50)]), rows.select([3, 1, 2])])
+    chosen = np.random.default_rng(0).integers(0, 23, 200)
+    for source in (rows, halves, rows.with_format("numpy"), rows.with_format("torch", columns=["a"])):
+        ours = select_rows(source, chosen, "0123456789abcdef")
+        stock = source.select(chosen, new_fingerprint="0123456789abcdef")
+        assert ours.with_format(None)[:] == stock.with_format(None)[:]
+        assert (ours._fingerprint, ours.format, ours.features) == (stock._fingerprint, stock.format, stock.features)
+        assert type(ours[0]["a"]) is type(stock[0]["a"])
+    ours = select_rows(halves, chosen, "0")
+    ours.save_to_disk(tmp_path)
+    assert load_from_disk(tmp_path)["a"][:] == ours["a"][:]
+    assert copy.deepcopy(ours)["a"][:] == ours["a"][:]
+    assert len(select_rows(rows, np.zeros(0, np.int64), "0")) == 0
