@@ -84,11 +84,16 @@ class StreamCursor:
 
     def peek(self) -> Row | None:
         """Return the next row without taking it, or None at the end of the pass."""
-        while self._index + self._debt >= len(self._rows):
-            self._debt -= len(self._rows) - self._index
-            self._index = len(self._rows)
-            if not self._fill():
-                return None
+        if self._index + self._debt >= len(self._rows):
+            is_short = self._debt < _SHOW_PROGRESS
+            with tqdm(total=self._debt, desc=f"reading {self._name} up to its place", disable=is_short) as bar:
+                while self._index + self._debt >= len(self._rows):
+                    num_left = len(self._rows) - self._index
+                    self._debt -= num_left
+                    self._index += num_left
+                    if not self._fill():
+                        return None
+                    bar.update(num_left)
         self._index += self._debt
         self._debt = 0
         return self._rows[self._index]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from hf_mixture.data.order import occurrences
 from hf_mixture.data.plan import MixturePlan
@@ -28,6 +29,7 @@ Float64 = NDArray[np.float64]
 
 # Rows of map-style sources are fetched for this many positions of the reader at once.
 _SLICE = 64
+_SHOW_PROGRESS = 10_000
 SHARED = -1
 
 
@@ -118,7 +120,7 @@ class PlannedReader(Reader):
         self._taken = -1
         self._drawn = {lane: np.zeros(num, np.int64) for lane in (self.lanes.mine if self.split.any() else ())}
         if self._drawn:
-            for block in range(self._block):
+            for block in tqdm(range(self._block), desc="finding the start", disable=self._block < _SHOW_PROGRESS):
                 self._locate(block)
 
     def _locate(self, block: int) -> tuple[Int64, Int64, Int64]:

@@ -185,6 +185,9 @@ class MixtureIterableDataset(TorchIterableDataset[Row]):
         """
         if self._world_size > 1:
             checks.check_splits_once(self._world_size)
+        if self._resumed is not None and epoch > self._resumed["epoch"]:
+            # Workers took it up; those of the next epoch begin anew.
+            self._resumed = None
         self._epoch[0] = epoch
 
     def set_layout(self, *, rank: int, world_size: int, batch_size: int | None = None) -> None:
@@ -261,6 +264,10 @@ class MixtureIterableDataset(TorchIterableDataset[Row]):
 
     def _open_reader(self) -> Reader:
         lanes = self._lanes()
+        if self._resumed is not None:
+            self._check_state(self._resumed, lanes)
+            # Loaders of accelerate count epochs from 0 again.
+            self._epoch[0] = self._resumed["epoch"]
         if get_worker_info() is not None:
             import fsspec.asyn
 
@@ -286,7 +293,6 @@ class MixtureIterableDataset(TorchIterableDataset[Row]):
         else:
             reader = PlannedReader(self.plan, lanes, self._opener(lanes), **common)
         if self._resumed is not None:
-            self._check_state(self._resumed, lanes)
             reader.load_state_dict(self._resumed["place"])
             self._resumed = None
         return reader
