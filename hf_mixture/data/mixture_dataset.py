@@ -29,6 +29,9 @@ Int64 = NDArray[np.int64]
 
 VERSION = 1
 
+_CHUNK = 4096
+_CHUNKS_OF_A_SOURCE = 2
+
 
 class MixtureDataset(Dataset[dict[str, Any]]):
     """The stream of a mixture, as a dataset with random access: item i is what stands at position i.
@@ -104,6 +107,7 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         self._in_order = list(self.sources.values())
         self._width = self._common_width()
         self._guard = OrderGuard()
+        self._chunks: dict[tuple[int, int], Int64] = {}
         self.plan = self._build_plan(block_size or BLOCK_SIZE)
         if self.start_at >= len(self.plan):
             raise ValueError(
@@ -181,7 +185,8 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         Returns:
             M rows, in the order of `positions`: `PackedRows` where the sources are blocks of packs.
         """
-        sources, numbers = self.plan.locate(positions)
+        sources, ranks = self.plan.draws(positions)
+        numbers = self._numbers(sources, ranks)
         extra = {}
         if self.provenance_column is not None:
             extra[self.provenance_column] = [self.names[source] for source in sources.tolist()]
@@ -202,6 +207,26 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         for name, values in extra.items():
             rows = [{**row, name: value} for row, value in zip(rows, values, strict=True)]
         return rows
+
+    def _numbers(self, sources: Int64, ranks: Int64) -> Int64:
+        """The rows that draws take: `plan.rows`, which is slow for few draws, done for many at a time and kept.
+
+        Which row a draw takes does not depend on weights, so that nothing kept becomes wrong.
+        """
+        numbers = np.empty_like(ranks)
+        chunks = ranks // _CHUNK
+        for source, chunk in {*zip(sources.tolist(), chunks.tolist(), strict=True)}:
+            if (source, chunk) not in self._chunks:
+                if len(self._chunks) >= _CHUNKS_OF_A_SOURCE * len(self.names):
+                    del self._chunks[next(iter(self._chunks))]
+                drawn = np.arange(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+                self._chunks[source, chunk] = self.plan.rows(np.full(_CHUNK, source), drawn)
+            where = np.flatnonzero((sources == source) & (chunks == chunk))
+            numbers[where] = self._chunks[source, chunk][ranks[where] - chunk * _CHUNK]
+        return numbers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_chunks": {}}
 
     def weights_at(self, position: int) -> dict[str, float]:
         """Return the weight of each domain at a position of the stream."""

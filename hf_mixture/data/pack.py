@@ -182,7 +182,8 @@ class TokenBlocks(Dataset[dict[str, Any]]):
         self.pack = pack
         self.block_size = int(block_size)
         num_blocks = len(pack.tokens) // self.block_size
-        self._rows = pack.tokens[: num_blocks * self.block_size].reshape(num_blocks, self.block_size)
+        # A plain view: an array that is a memory map by name costs time at every access.
+        self._rows = np.asarray(pack.tokens)[: num_blocks * self.block_size].reshape(num_blocks, self.block_size)
 
     @property
     def fingerprint(self) -> str:

@@ -68,12 +68,12 @@ def collate_packed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
         ```
     """
-    names = [*rows[0]]
-    batch = {name: _stack(name, [row[name] for row in rows]) for name in names if name != "input_ids"}
-    ids = (
-        rows["input_ids"] if isinstance(rows, PackedRows) else _stack("input_ids", [row["input_ids"] for row in rows])
-    )
-    return {"input_ids": ids, "labels": ids, **batch}
+    if isinstance(rows, PackedRows):
+        ids, others = rows.input_ids, {name: [*values] for name, values in rows.extra.items()}
+    else:
+        ids = _stack("input_ids", [row["input_ids"] for row in rows])
+        others = {name: [row[name] for row in rows] for name in rows[0] if name != "input_ids"}
+    return {"input_ids": ids, "labels": ids, **{name: _stack(name, values) for name, values in others.items()}}
 
 
 def _stack(name: str, values: list[Any]) -> Any:
