@@ -6,6 +6,7 @@ import email
 import hashlib
 import json
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ WEIGHTS = {"email": 0.5, "json": 0.3, "logging": 0.2}
 LENGTH = 24
 
 
+@cache
 def domains(num_held_out: int = 4, num_rows: int = 400) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
     """Rows to train on and rows held out, by domain."""
     train, held_out = {}, {}
@@ -60,7 +62,16 @@ class Recorder(TrainerCallback):
             self.digests += [hashlib.sha256(row.numpy().tobytes()).hexdigest()[:12] for row in kwargs["input_ids"]]
 
 
-def make(output: Path, callback: Any, *more: Any, steps: int = 24, dropout: float = 0.1, **arguments: Any) -> Trainer:
+def make(
+    output: Path,
+    callback: Any,
+    *more: Any,
+    steps: int = 24,
+    dropout: float = 0.1,
+    block_size: int | None = None,
+    mixture: Mixture | None = None,
+    **arguments: Any,
+) -> Trainer:
     """A Trainer on the three domains; `callback` may be None."""
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": 4,
@@ -79,8 +90,8 @@ def make(output: Path, callback: Any, *more: Any, steps: int = 24, dropout: floa
         **arguments,
     )
     step_samples = args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
-    mixture = Mixture(WEIGHTS, unit="examples", seed=1)
-    dataset = MixtureDataset(domains()[0], mixture, num_examples=steps * step_samples)
+    mixture = mixture or Mixture(WEIGHTS, unit="examples", seed=1)
+    dataset = MixtureDataset(domains()[0], mixture, num_examples=steps * step_samples, block_size=block_size)
     callbacks = [one for one in (callback, *more) if one is not None]
     return Trainer(tiny_model(dropout), args, train_dataset=dataset, callbacks=callbacks)
 

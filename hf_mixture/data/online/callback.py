@@ -286,6 +286,7 @@ class MixingLawCallback(MixtureCallback):
         self.history.append(
             {
                 **describe(decision, self.dataset.names),
+                **self.estimator.details(),
                 "step": step,
                 "losses": {} if probe.measured is None else named(probe.measured, self.validation.names),
                 "delta": mixing.rounds.blocks(decision.turn) * mixing.rounds.block_steps / mixing.rounds.period,

@@ -159,6 +159,10 @@ class Estimator:
         """A of shape (n, m): rows are validation domains, columns training domains."""
         raise NotImplementedError
 
+    def details(self) -> dict[str, Any]:
+        """What the history keeps of the last estimate, as JSON values."""
+        return {}
+
     def cost(self, num_validation: int, num_domains: int) -> Cost:
         """What a round costs."""
         raise NotImplementedError
@@ -213,6 +217,15 @@ class LearnParams(Estimator):
         """Average over the sweeps and solve."""
         solve = diagonal_effects if self.diagonal else solve_effects
         return solve(self._drops / self.sweeps, self._shares / self.sweeps)
+
+    def details(self) -> dict[str, Any]:
+        """Drops of the losses by block, the mixtures of the blocks as drawn, and how far those magnify errors."""
+        shares = self._shares / self.sweeps
+        return {
+            "drops": (self._drops / self.sweeps).tolist(),
+            "shares": shares.tolist(),
+            "condition": float(np.linalg.cond(shares)),
+        }
 
     def cost(self, num_validation: int, num_domains: int) -> Cost:
         """One evaluation at the start and one after each block."""

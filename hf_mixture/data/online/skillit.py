@@ -68,6 +68,10 @@ class SkillsGraph(LearnParams):
         self._losses = [*self._losses, probe.losses()][-self.window :]
         return self.graph * np.sum(self._losses, axis=0)[:, None]
 
+    def details(self) -> dict[str, Any]:
+        """The graph, in the orientation of A."""
+        return {"graph": None if self.graph is None else self.graph.tolist()}
+
     def cost(self, num_validation: int, num_domains: int) -> Cost:
         """One evaluation a round; learning the graph adds one for each block of the first round."""
         return Cost(evaluations=1)
