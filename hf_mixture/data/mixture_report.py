@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hf_mixture.data.mixture import Mixture
     from hf_mixture.data.source import Source
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BAR = 30
 

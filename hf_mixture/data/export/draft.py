@@ -140,8 +140,9 @@ class Draft:
         if isinstance(paths, str):
             if "{name}" not in paths:
                 raise ValueError(f"paths={paths!r} has no {{name}} in it; write for example 'data/{{name}}'")
-            return {name: paths.replace("{name}", name) for name in names}
-        given = dict(paths or {})
+            given = {name: paths.replace("{name}", name) for name in names}
+        else:
+            given = dict(paths or {})
         if missing := [name for name in names if not given.get(name)]:
             raise ValueError(
                 f"paths has none for {missing}; {self.target} reads {what}, so pass paths={{name: path}} or one text "
@@ -149,9 +150,8 @@ class Draft:
             )
         if unknown := [name for name in given if name not in self.mixture.names]:
             raise ValueError(f"paths names {unknown}; the sources are {list(self.mixture.names)}: correct them")
-        pinned = [name for name in names if name in self.mixture.sources]
-        if pinned:
-            self.note(f"{what} stand for the paths, splits and revisions of {pinned}; they are not checked")
+        if described := [name for name in names if name in self.mixture.sources]:
+            self.note(f"{what} stands for the path, split and revision of {described}; it is not checked")
         return {name: given[name] for name in names}
 
     def phases(self, iterations: int | None, tokens_per_iteration: int | None) -> list[tuple[int, dict[str, float]]]:
