@@ -180,6 +180,12 @@ class MixtureCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Check the run, and restore the plan of an interrupted one."""
         loader = kwargs["train_dataloader"]
+        if args.n_gpu > 1 and self._log_domain_loss:
+            raise ValueError(
+                f"one process with n_gpu={args.n_gpu} splits its batches (DataParallel), so that the loss of each "
+                "domain cannot be collected; start one process for each GPU with torchrun, or pass "
+                "log_domain_loss=False"
+            )
         self.layout = read_layout(loader, args)
         self.dataset = loader.dataset
         self._is_training = True

@@ -154,6 +154,18 @@ def test_weights_change_at_the_position_and_not_before() -> None:
     assert dataset.weights_at(24) == {"a": 0.5, "b": 0.25, "c": 0.25}
 
 
+def test_both_weights_are_met_on_their_side_of_a_change() -> None:
+    sources = tables(dict.fromkeys("abcde", 5000))
+    before, after = [0.6, 0.3, 0.0999, 1e-4, 0.0], [0.0, 1 / 3, 1 / 7, 1e-3, 1 - 1 / 3 - 1 / 7 - 1e-3]
+    dataset = mixed(sources, dict(zip("abcde", before, strict=True)), num_examples=4096, block_size=32)
+    dataset.set_weights(dict(zip("abcde", after, strict=True)), at=1600)
+    numbers, _ = dataset.plan.locate(range(4096))
+    for start, end, weights in ((0, 1600, before), (1600, 4096, after)):
+        for block_end in range(start + 32, end + 1, 32):
+            counts = np.bincount(numbers[start:block_end], minlength=5)
+            assert np.abs(counts - (block_end - start) * np.array(weights)).max() <= 1
+
+
 def test_a_stop_policy_shortens_the_stream() -> None:
     mixture = Mixture(
         {"a": 0.5, "b": 0.5}, unit="examples", policies={"b": SourcePolicy(max_epochs=1, overflow="stop")}

@@ -178,7 +178,13 @@ def kill_after(settings: Settings, step: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_processes", "workers", "restore"), [(1, 2, True), (1, 2, False), (2, 0, False), (2, 1, True)]
+    ("num_processes", "workers", "restore"),
+    [
+        (1, 2, False),
+        (2, 1, True),
+        pytest.param(1, 2, True, marks=pytest.mark.slow),
+        pytest.param(2, 0, False, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_between_a_decision_and_its_effect(
     folder: str, tmp_path: Path, num_processes: int, workers: int, restore: bool

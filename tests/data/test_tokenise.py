@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
+from fork_server import start_process
 from packed_text import domain_texts, train_tokenizer
+from tokenise_process import tokenise
 
 from hf_mixture.data.encoding import encode, separator_id
 from hf_mixture.data.pack import TokenPack
@@ -23,22 +23,6 @@ from hf_mixture.training.blocks import pack as pack_blocks
 
 
 FILES = ("tokens.bin", "offsets.bin")
-
-WORKER = """
-import sys
-from pathlib import Path
-from datasets import Dataset
-from transformers import PreTrainedTokenizerFast
-from hf_mixture.data import pack_writer
-from hf_mixture.data.tokenise import pack_tokens
-
-pack_writer._SECONDS_BETWEEN_COMMITS = 0.0
-folder, num_proc, streaming = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "stream"
-dataset = Dataset.load_from_disk(str(folder / "data"))
-tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder / "tokenizer"))
-print("ready", flush=True)
-pack_tokens(dataset.to_iterable_dataset() if streaming else dataset, tokenizer, folder / "pack", num_proc=num_proc)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +43,7 @@ def whole(texts: list[str], tokenizer: Any, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def prepared(texts: list[str], tokenizer: Any, tmp_path: Path) -> Path:
-    """A folder with what `WORKER` reads."""
+    """A folder with what `tokenise` reads."""
     Dataset.from_dict({"text": texts}).save_to_disk(str(tmp_path / "data"))
     tokenizer.save_pretrained(str(tmp_path / "tokenizer"))
     return tmp_path
@@ -126,41 +110,42 @@ def test_a_finished_pack_is_returned_and_another_one_refused(texts: list[str], t
 def test_killed_at_any_moment_the_result_is_the_same(
     kind: str, num_proc: int, kills: int, whole: TokenPack, prepared: Path
 ) -> None:
-    command = [sys.executable, "-c", WORKER, str(prepared), str(num_proc), kind]
     rng = np.random.default_rng(0)
     progress = prepared / "pack" / "progress.json"
     seen = [0]
     while len(seen) <= kills and seen[-1] < len(whole) // 2:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            # Let it advance, then kill it at no particular moment.
-            while process.poll() is None and (
-                not progress.exists() or json.loads(progress.read_text())["num_documents"] == seen[-1]
-            ):
-                time.sleep(0.001)
-            time.sleep(rng.uniform(0, 0.03))
-            process.kill()
-        assert process.returncode == -signal.SIGKILL, "the run was finished before it was killed"
+        process = start_process(tokenise, str(prepared), num_proc, kind)
+        # Let it advance, then kill it at no particular moment.
+        while process.is_alive() and (
+            not progress.exists() or json.loads(progress.read_text())["num_documents"] == seen[-1]
+        ):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.03))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the run was finished before it was killed"
         seen.append(json.loads(progress.read_text())["num_documents"])
         with pytest.raises(FileNotFoundError, match="holds no finished pack"):
             TokenPack(prepared / "pack")
     assert seen[-1] > 0
-    subprocess.run(command, check=True, capture_output=True)
+    process = start_process(tokenise, str(prepared), num_proc, kind)
+    process.join()
+    assert process.exitcode == 0
     assert content(prepared / "pack") == content(whole.folder)
     TokenPack(prepared / "pack").verify()
 
 
 def test_workers_leave_with_a_killed_parent(prepared: Path) -> None:
-    command = [sys.executable, "-c", WORKER, str(prepared), "2", "map"]
-    # The standard output of the run closes when its last process is gone.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        while not (prepared / "pack" / "tokens.bin").exists():
+    # The processes of the run hold the pipe open; it ends when the last of them is gone.
+    os.mkfifo(prepared / "pipe")
+    process = start_process(tokenise, str(prepared), 2, "map")
+    with (prepared / "pipe").open("rb") as pipe:
+        while not (prepared / "pack" / "progress.json").exists():
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.stdout.read() == b""
+        time.sleep(0.1)
+        assert process.is_alive()
+        process.kill()
+        assert pipe.read() == b""
 
 
 def begin(folder: Path, texts: list[str], tokenizer: Any) -> None:

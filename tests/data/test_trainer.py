@@ -139,6 +139,13 @@ def test_other_data_is_refused(sources: dict[str, Any], tmp_path: Path) -> None:
         make(tmp_path, sources["json"], MixtureCallback()).train()
 
 
+def test_batches_that_one_process_splits_over_gpus_are_refused(sources: dict[str, Any], tmp_path: Path) -> None:
+    trainer = make(tmp_path, mixed(sources, 64), MixtureCallback())
+    trainer.args._n_gpu = 2
+    with pytest.raises(ValueError, match=r"n_gpu=2 splits its batches.*torchrun, or pass log_domain_loss=False"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("lag", [0, True, 1.5])
 def test_a_lag_that_is_none_is_refused(lag: Any) -> None:
     with pytest.raises(ValueError, match="is not an integer >= 1"):

@@ -1,23 +1,17 @@
-"""Runs of a tiny model on a mixture of real text with the stock Trainer, each in processes of its own.
-
-The processes come from a server that has imported everything, so that a run takes a second and not ten, and that has
-not computed anything, so that they may be forked from it. They can be killed like any others.
-"""
+"""Runs of a tiny model on a mixture of real text with the stock Trainer, each in processes of its own."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import socket
 from dataclasses import asdict, dataclass, field
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import pytest
+from fork_server import start_process
 
 
 VOCABULARY = 400
@@ -52,22 +46,12 @@ class Settings:
 
 def start(settings: Settings) -> list[BaseProcess]:
     """Start the processes of a run."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mixture_run_process"])
-    with pytest.MonkeyPatch.context() as patch:
-        # What the server inherits when the first run starts it.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        forkserver.ensure_running()
     Path(settings.output).mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     values = json.dumps(asdict(settings))
-    processes = [context.Process(target=_train, args=(values, rank, port)) for rank in range(settings.num_processes)]
-    for process in processes:
-        process.start()
-    return processes
+    return [start_process(_train, values, rank, port) for rank in range(settings.num_processes)]
 
 
 def run(settings: Settings) -> list[list[dict[str, Any]]]:
@@ -99,8 +83,6 @@ def row_digests(batch: Any) -> list[str]:
 
 
 def _train(values: str, rank: int, port: int) -> None:
-    # A process of the server would start its own workers through the server, too.
-    multiprocessing.set_start_method("fork", force=True)
     settings = json.loads(values)
     settings["decisions"] = {int(step): weights for step, weights in settings["decisions"].items()}
     if settings["num_processes"] > 1:
