@@ -38,9 +38,9 @@ def check_mixture(mixture: Any, stopping_strategy: Any) -> None:
         raise ValueError(f"stopping_strategy={stopping_strategy!r} is not one of {list(STRATEGIES)}; choose one")
 
 
-def check_count(name: str, value: Any, least: int, most: int = 2**62) -> None:
-    """Raise unless a number is None or an integer in [least, most]."""
-    if value is None:
+def check_count(name: str, value: Any, least: int, most: int = 2**62, *, optional: bool = True) -> None:
+    """Raise unless a number is an integer in [least, most], or None where that means something."""
+    if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
         shown = f"2**{most.bit_length() - 1}"
@@ -207,6 +207,6 @@ def check_state(state: Any, *, version: int, names: tuple[str, ...], start_at: i
             raise ValueError(f"the state has no {key!r}; its keys are {sorted(state)}: pass one made by state_dict()")
         if key in expected and state[key] != expected[key]:
             raise ValueError(
-                f"the state has {key}={state[key]!r} and this stream has {expected[key]!r}; resume with the mixture and the "
-                "arguments of the first run"
+                f"the state has {key}={state[key]!r} and this stream has {expected[key]!r}; resume with the mixture "
+                "and the arguments of the first run"
             )

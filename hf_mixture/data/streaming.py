@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
-from hf_mixture.data import lengths as row_lengths
 from hf_mixture.data import plan as plans
 from hf_mixture.data import stream_checks as checks
 from hf_mixture.data.mixture import Mixture
-from hf_mixture.data.mixture_plan import drawn
 from hf_mixture.data.permutation import MAX_ROWS
 from hf_mixture.data.plan import MixturePlan
 from hf_mixture.data.stream_credit import CreditReader
-from hf_mixture.data.stream_cursor import Cursor, Row, RowCursor, StreamCursor
-from hf_mixture.data.stream_order import SHARED, Ending, Lanes, PlannedReader, Reader, SearchingReader
+from hf_mixture.data.stream_cursor import Row
+from hf_mixture.data.stream_order import Ending, Lanes, PlannedReader, Reader, SearchingReader
+from hf_mixture.data.stream_sources import StreamSources
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
-
-logger = logging.getLogger(__name__)
 
 VERSION = 1
 _MAX_WORKERS = 1024
@@ -127,31 +121,33 @@ class MixtureIterableDataset(TorchIterableDataset[Row]):
         start_at: int = 0,
     ) -> None:
         checks.check_mixture(mixture, stopping_strategy)
+        for name, value in (("num_examples", num_examples), ("num_lanes", num_lanes)):
+            checks.check_count(name, value, 1)
         for name, value, least in (
-            ("num_examples", num_examples, 1),
             ("batch_size", batch_size, 1),
-            ("num_lanes", num_lanes, 1),
             ("block_size", block_size, 1),
             ("start_at", start_at, 0),
         ):
-            checks.check_count(name, value, least)
+            checks.check_count(name, value, least, optional=False)
         self.names = mixture.names
         self.mixture = mixture
-        self._sources = checks.match_sources(sources, mixture)
-        self._sizes = checks.known_sizes(self._sources, sizes)
-        self._columns = checks.all_columns(self._sources, mixture, provenance_column)
-        self._provenance_column = provenance_column
-        self._length_column = checks.length_column(mixture, length_column, self._sources)
+        self._sources = StreamSources(
+            sources,
+            mixture,
+            sizes=sizes,
+            length_column=length_column,
+            provenance_column=provenance_column,
+            may_split=num_examples is not None,
+        )
+        known = self._sources.sizes
         self._stopping_strategy, self._num_lanes, self._start_at = stopping_strategy, num_lanes, start_at
-        self._drawn = drawn(mixture)
-        unknown = [name for name in self._drawn if self._sizes[name] is None]
-        self._searches = num_examples is None and (mixture.unit != "examples" or bool(unknown))
-        self._is_given = num_examples is not None
-        checks.check_caps(mixture, self._sizes, searches=self._searches)
+        is_unknown = mixture.unit != "examples" or any(known[name] is None for name in self._sources.drawn)
+        self._searches = num_examples is None and is_unknown
+        checks.check_caps(mixture, known, searches=self._searches)
         arguments: dict[str, Any] = {**mixture.plan_arguments(num_examples=num_examples)}
         plan_sizes: list[int] | None = None
         if mixture.unit == "examples" and not self._searches:
-            plan_sizes = [MAX_ROWS if size is None else size for size in self._sizes.values()]
+            plan_sizes = [MAX_ROWS if size is None else size for size in known.values()]
         self.plan = MixturePlan.build(
             sizes=plan_sizes,
             num_examples=num_examples,
@@ -205,7 +201,7 @@ class MixtureIterableDataset(TorchIterableDataset[Row]):
         Raises:
             ValueError: A number breaks its rule, or the length of the stream is not known.
         """
-        checks.check_count("world_size", world_size, 1)
+        checks.check_count("world_size", world_size, 1, optional=False)
         checks.check_count("batch_size", batch_size, 1)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank} is not in [0, {world_size}); it is the number of this process")
@@ -251,7 +247,7 @@ class MixtureIterableDataset(TorchIterableDataset[Row]):
     def __iter__(self) -> Iterator[Row]:
         self._reader = reader = self._open_reader()
         for source, row in reader:
-            yield self._finish(source, row)
+            yield self._sources.finish(source, row)
 
     def _lanes(self) -> Lanes:
         worker = get_worker_info()
@@ -273,85 +269,30 @@ class MixtureIterableDataset(TorchIterableDataset[Row]):
 
             # Remote files hang in a forked process otherwise; datasets does the same for its own workers.
             fsspec.asyn.reset_lock()
-        split = self._split(lanes)
-        self._tell(lanes, split)
-        drawn = [self.names.index(name) for name in self._drawn]
+        self._sources.tell_repeated(lanes)
+        self._history = (0, ())
+        opener = self._sources.opener(lanes, self.epoch)
         common: dict[str, Any] = {
-            "split": split,
+            "split": self._sources.split(lanes),
             "end": plans.ENDLESS if self._searches else self._end(),
             "start_at": self._start_at,
             "on_block": self._enter_block,
         }
-        ending = Ending(drawn, self._stopping_strategy) if self._searches else None
-        self._history = (0, ())
+        ending = None
+        if self._searches:
+            ending = Ending([self.names.index(name) for name in self._sources.drawn], self._stopping_strategy)
         reader: Reader
         if self.mixture.unit != "examples":
-            opener = self._opener(lanes, stride=lanes.num_lanes)
-            reader = CreditReader(self.plan, lanes, opener, length_of=self._length_of, ending=ending, **common)
+            length_of = self._sources.length_of
+            reader = CreditReader(self.plan, lanes, opener, length_of=length_of, ending=ending, **common)
         elif ending is not None:
-            reader = SearchingReader(self.plan, lanes, self._opener(lanes), ending=ending, **common)
+            reader = SearchingReader(self.plan, lanes, opener, ending=ending, **common)
         else:
-            reader = PlannedReader(self.plan, lanes, self._opener(lanes), **common)
+            reader = PlannedReader(self.plan, lanes, opener, **common)
         if self._resumed is not None:
             reader.load_state_dict(self._resumed["place"])
             self._resumed = None
         return reader
-
-    def _split(self, lanes: Lanes) -> NDArray[np.bool_]:
-        """bool [K]: the streams whose shards are dealt out to the lanes."""
-        policies = self.mixture.policies
-        return np.array(
-            [
-                self._is_given
-                and checks.is_stream(dataset)
-                and 1 < lanes.num_lanes <= dataset.num_shards
-                and (name not in policies or policies[name].max_epochs is None)
-                for name, dataset in self._sources.items()
-            ]
-        )
-
-    def _tell(self, lanes: Lanes, split: NDArray[np.bool_]) -> None:
-        if lanes.num_readers == 1 or lanes.reader > 0:
-            return
-        repeated = [
-            name
-            for name, is_split in zip(self.names, split, strict=True)
-            if not is_split and checks.is_stream(self._sources[name]) and name in self._drawn
-        ]
-        if repeated:
-            logger.warning(
-                "Each of the %d readers reads all rows of %s and keeps its own. A stream is split when it has at "
-                "least %d shards, num_examples is given and the source has no max_epochs.",
-                lanes.num_readers,
-                repeated,
-                max(lanes.num_lanes, 2),
-            )
-
-    def _opener(self, lanes: Lanes, stride: int = 1) -> Any:
-        """How a reader opens its cursors; `stride`: of a source that is not split, each lane keeps every C-th row."""
-        split, epoch = self._split(lanes), self.epoch
-
-        def open_cursor(source: int, lane: int) -> Cursor:
-            name = self.names[source]
-            dataset: Any = self._sources[name]
-            policy = self.mixture.policies.get(name)
-            shuffle = policy is None or policy.shuffle
-            place = {"stride": stride, "offset": lane % stride} if lane != SHARED and not split[source] else {}
-            if not checks.is_stream(dataset):
-                seed = (self.mixture.seed + epoch) % 2**63
-                return RowCursor(dataset, name=name, seed=seed, source=source, shuffle=shuffle, **place)
-            # `shard` also makes a stream with a state and an epoch of its own.
-            parts = {"num_shards": lanes.num_lanes, "index": lane} if split[source] else {"num_shards": 1, "index": 0}
-            return StreamCursor(
-                dataset.shard(**parts, contiguous=False),
-                name=name,
-                reshuffle=shuffle,
-                epoch=dataset.epoch + epoch,
-                num_rows=None if split[source] else self._sizes[name],
-                **place,
-            )
-
-        return open_cursor
 
     def _enter_block(self, first: int, last: int) -> None:
         """Move the frontier, and make sure that no change of weights came too late for this reader."""
@@ -367,16 +308,6 @@ class MixtureIterableDataset(TorchIterableDataset[Row]):
         worker = get_worker_info()
         number = 0 if worker is None else worker.id % _MAX_WORKERS
         self._frontiers[number] = max(int(self._frontiers[number]), last)
-
-    def _length_of(self, source: int, row: Row) -> int:
-        return row_lengths.row_length(row, self._length_column, unit=self.mixture.unit, name=self.names[source])
-
-    def _finish(self, source: int, row: Row) -> Row:
-        if self._columns is not None and len(row) < len(self._columns):
-            row = {column: row.get(column) for column in self._columns}
-        if self._provenance_column is not None:
-            row[self._provenance_column] = self.names[source]
-        return row
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place of this reader: JSON values, apart from what a source puts into its own state.

@@ -93,10 +93,8 @@ def main(folder: Path) -> None:
         dist.all_gather_object(everybody, own)
         cases[name] = everybody
 
-    run("one reads", build_stream(batch_size=BATCH), callback=False)
     run("one reads, 2 workers", build_stream(batch_size=BATCH), callback=False, num_workers=2)
     run("all read all", build_stream(), callback=False, config=OWN_READING)
-    run("own parts", build_stream(num_lanes=4), callback=True, config=OWN_READING)
     run("own parts, 2 workers", build_stream(num_lanes=4), callback=True, config=OWN_READING, num_workers=2)
     run("own parts, one shard", build_stream(num_shards=1), callback=True, config=OWN_READING, num_workers=2)
     run("tokens", build_stream("tokens", num_lanes=4), callback=True, config=OWN_READING, num_workers=2)
@@ -109,11 +107,9 @@ def main(folder: Path) -> None:
         num_train_epochs=1,
         max_steps=-1,
     )
-    first = {"save_strategy": "steps", "save_steps": 5, "max_steps": 5}
-    for name, num_workers in (("resumed", 0), ("resumed, 2 workers", 2)):
-        common = {"callback": True, "config": OWN_READING, "num_workers": num_workers}
-        run(f"{name}:first", build_stream(num_lanes=4), **common, **first)
-        run(f"{name}:second", build_stream(num_lanes=4), **common, resume=True)
+    common = {"callback": True, "config": OWN_READING, "num_workers": 2}
+    run("resumed:first", build_stream(num_lanes=4), **common, save_strategy="steps", save_steps=5, max_steps=5)
+    run("resumed:second", build_stream(num_lanes=4), **common, resume=True)
     run("refused: dispatch", build_stream(), callback=True)
     for name, config in (("wrapped", OWN_READING), ("dispatched", None)):
         split = build_stream()

@@ -28,6 +28,7 @@ def streams() -> dict[str, Any]:
         ({}, {"num_examples": True}, ValueError, ["num_examples=True"]),
         ({}, {"num_examples": 2.5}, ValueError, ["num_examples=2.5"]),
         ({}, {"batch_size": 0}, ValueError, ["batch_size=0"]),
+        ({}, {"batch_size": None}, ValueError, ["batch_size=None"]),
         ({}, {"num_lanes": 0}, ValueError, ["num_lanes=0"]),
         ({}, {"block_size": 0}, ValueError, ["block_size=0"]),
         ({}, {"start_at": -1}, ValueError, ["start_at=-1"]),

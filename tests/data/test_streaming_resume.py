@@ -61,6 +61,10 @@ def keep(row: dict[str, Any]) -> bool:
     return len(row["input_ids"]) % 3 > 0
 
 
+def ids(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["id"] for row in rows]
+
+
 def dataset_of(kind: str, unit: Any = "examples", **kwargs: Any) -> MixtureIterableDataset:
     return MixtureIterableDataset(streams(kind), Mixture(WEIGHTS, unit=unit, seed=7), **kwargs)
 
@@ -87,7 +91,9 @@ def test_it_goes_on_at_any_cut(kind: str, unit: str, length: int | None) -> None
         resumed.load_state_dict(json.loads(state))
         # A state that was loaded and not used yet is stored unchanged.
         assert json.dumps(resumed.state_dict()) == state
-        assert [row["id"] for row in resumed] == expected[cut:]
+        # From the last cut to the end, from the others far enough for every source to go into its next shard.
+        ahead = len(expected) if cut == CUTS[-1] else 300
+        assert [row["id"] for _, row in zip(range(ahead), resumed, strict=False)] == expected[cut : cut + ahead]
         # The next iteration is a new one.
         assert next(iter(resumed))["id"] == expected[0]
     resumed = dataset_of(kind, unit, **kwargs)
@@ -158,8 +164,30 @@ def test_weights_and_epoch_are_part_of_the_state() -> None:
     assert {row.split("/")[0] for row in rest[150:]} == {"books"}
     resumed = build()
     resumed.load_state_dict(json.loads(state))
-    assert resumed.epoch == 2
+    # A loader of accelerate begins with epoch 0.
+    resumed.set_epoch(0)
     assert [row["id"] for row in resumed] == rest
+    assert resumed.epoch == 2
+    # A loader whose workers took the state up goes on with the next epoch.
+    resumed.load_state_dict(json.loads(state))
+    resumed.set_epoch(3)
+    assert len(list(resumed)) == 1200
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_that_stores_the_state_of_its_workers(num_workers: int) -> None:
+    loaders = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def loader() -> Any:
+        dataset = dataset_of("mixed", num_examples=1600, batch_size=4)
+        return loaders.StatefulDataLoader(dataset, batch_size=4, num_workers=num_workers, collate_fn=ids)
+
+    expected = list(loader())
+    first = loader()
+    found = [batch for _, batch in zip(range(151), first, strict=False)]
+    resumed = loader()
+    resumed.load_state_dict(first.state_dict())
+    assert found + list(resumed) == expected
 
 
 class WithPlace(TorchIterableDataset[tuple[str, str]]):

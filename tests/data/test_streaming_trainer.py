@@ -49,10 +49,8 @@ def positions(batches: list[list[list[int]]]) -> list[int]:
 @pytest.mark.parametrize(
     ("case", "unit", "num_lanes", "num_shards"),
     [
-        ("one reads", "examples", 1, 8),
         ("one reads, 2 workers", "examples", 2, 8),
         ("all read all", "examples", 1, 8),
-        ("own parts", "examples", 4, 8),
         ("own parts, 2 workers", "examples", 4, 8),
         ("own parts, one shard", "examples", 1, 1),
         ("tokens", "tokens", 4, 8),
@@ -78,18 +76,17 @@ def test_one_process_sees_the_same(worker: Any, cases: Any, tmp_path: Path) -> N
         )
         # Chunks of 8 positions lie in other lanes than chunks of 4: the sources are the same, the rows need not be.
         found = [row // 1000 for batch in seen for row in batch]
-        assert found == [row // 1000 for row in positions(cases["own parts"])]
+        assert found == [row // 1000 for row in positions(cases["own parts, 2 workers"])]
 
 
 def test_processes_end_together(cases: Any) -> None:
     assert len(positions(cases["to the end"])) == 64
 
 
-@pytest.mark.parametrize("case", ["resumed", "resumed, 2 workers"])
-def test_a_resumed_run_sees_what_the_whole_one_sees(cases: Any, case: str) -> None:
-    first, second = cases[f"{case}:first"], cases[f"{case}:second"]
+def test_a_resumed_run_sees_what_the_whole_one_sees(cases: Any) -> None:
+    first, second = cases["resumed:first"], cases["resumed:second"]
     assert [len(own) for own in first + second] == [5, 5, 7, 7]
-    assert positions(first) + positions(second) == positions(cases["own parts"])
+    assert positions(first) + positions(second) == positions(cases["own parts, 2 workers"])
 
 
 @pytest.mark.parametrize(
