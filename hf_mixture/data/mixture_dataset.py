@@ -20,6 +20,7 @@ from hf_mixture.data.order_guard import OrderGuard
 from hf_mixture.data.pack import TokenBlocks
 from hf_mixture.data.packed_rows import PackedRows
 from hf_mixture.data.plan import BLOCK_SIZE, MixturePlan
+from hf_mixture.data.stream_checks import check_weight_names
 
 
 if TYPE_CHECKING:
@@ -228,6 +229,24 @@ class MixtureDataset(Dataset[dict[str, Any]]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_chunks": {}}
 
+    def shares(self, positions: Sequence[int] | Int64 | range) -> NDArray[np.float64]:
+        """Return the share of each domain at positions of the stream, in the unit of the mixture.
+
+        Args:
+            positions: [M] numbers in [0, N).
+
+        Returns:
+            float64 [K], sum 1, in the order of `names`.
+        """
+        sources, numbers = self.plan.locate(positions)
+        amounts = np.ones(len(sources))
+        if self._lengths is not None:
+            for source in np.unique(sources).tolist():
+                places = np.flatnonzero(sources == source)
+                amounts[places] = self._lengths[source][numbers[places]]
+        totals = np.bincount(sources, weights=amounts, minlength=len(self.names))
+        return np.asarray(totals / totals.sum(), dtype=np.float64)
+
     def weights_at(self, position: int) -> dict[str, float]:
         """Return the weight of each domain at a position of the stream."""
         return dict(zip(self.names, self.plan.weights_at(position).tolist(), strict=True))
@@ -254,13 +273,12 @@ class MixtureDataset(Dataset[dict[str, Any]]):
             ValueError: As in `set_weights`; nothing is changed then.
         """
         self.plan.set_schedule([(at, self._in_plan_order(weights)) for at, weights in changes])
-        self._may_resize = False
+        self._may_resize &= not changes
 
     def _in_plan_order(self, weights: Mapping[str, float]) -> list[float]:
-        if set(weights) != set(self.names):
-            raise ValueError(
-                f"weights are given for {sorted(weights)} and the domains are {sorted(self.names)}; give one for each"
-            )
+        check_weight_names(weights, self.names)
+        if empty := [name for name in self.names if weights[name] > 0 and not len(self.sources[name])]:
+            raise ValueError(f"weights gives {empty} a share, and they have no rows; set their weights to 0")
         return [float(weights[name]) for name in self.names]
 
     def resize_blocks(self, block_size: int) -> None:

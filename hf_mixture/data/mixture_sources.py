@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from hf_mixture._compat.datasets import fingerprint_of
 from hf_mixture.data import lengths as row_lengths
 from hf_mixture.data.mixture import Mixture
+from hf_mixture.data.mixture_plan import drawn
 from hf_mixture.data.pack import TokenBlocks, TokenPack
+from hf_mixture.data.stream_checks import check_provenance_column, match_names
 
 
 if TYPE_CHECKING:
@@ -32,21 +34,15 @@ def match_sources(sources: Mapping[str, Any], mixture: Mixture, provenance_colum
     """
     from datasets import Dataset as Table
 
-    if missing := [name for name in mixture.names if name not in sources]:
-        raise ValueError(f"the mixture names domains without a source, {missing}; the sources are {list(sources)}")
-    if unknown := [name for name in sources if name not in mixture.names]:
-        raise ValueError(
-            f"the mixture gives no weight to {unknown}; it names {list(mixture.names)}: add them with weight 0 to "
-            "leave them out, or do not pass them"
-        )
-    by_name = {name: sources[name] for name in mixture.names}
+    check_provenance_column(provenance_column)
+    by_name, used = match_names(sources, mixture), set(drawn(mixture))
     for name, source in by_name.items():
         if not isinstance(source, Table | TokenPack | TokenBlocks):
             raise TypeError(
                 f"domain {name!r} is a {type(source).__name__}; it must be a datasets.Dataset, a TokenPack or blocks "
                 "of one: convert it, or use MixtureIterableDataset for a stream"
             )
-        if len(source) == 0 and _is_drawn(mixture, name):
+        if len(source) == 0 and name in used:
             raise ValueError(f"domain {name!r} has no rows and is drawn; add rows or set its weight to 0")
         if provenance_column in source.column_names:
             raise ValueError(
@@ -57,11 +53,6 @@ def match_sources(sources: Mapping[str, Any], mixture: Mixture, provenance_colum
     if len(set(map(tuple, columns.values()))) > 1:
         raise ValueError(f"the sources have different columns, {columns}; select or rename columns until they agree")
     return by_name
-
-
-def _is_drawn(mixture: Mixture, name: str) -> bool:
-    number = mixture.names.index(name)
-    return any(segment.weights[number] > 0 for segment in mixture.schedule or ()) or mixture.weights[name] > 0
 
 
 def source_fingerprint(source: Any) -> str:

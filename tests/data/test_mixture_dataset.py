@@ -131,8 +131,10 @@ def test_a_schedule_in_tokens_is_met_by_blocks(blocks: dict[str, Any]) -> None:
 
 def test_a_source_that_only_a_later_segment_draws_must_have_rows() -> None:
     sources = tables({"a": 5, "b": 0})
-    never = Mixture({"a": 1, "b": 0}, unit="examples")
-    assert MixtureDataset(sources, never, num_examples=4)[3]["text"][0] == "a"
+    never = MixtureDataset(sources, Mixture({"a": 1, "b": 0}, unit="examples"), num_examples=4)
+    assert never[3]["text"][0] == "a"
+    with pytest.raises(ValueError, match=r"weights gives \['b'\] a share, and they have no rows"):
+        never.set_weights({"a": 0.5, "b": 0.5}, at=0)
     later = Mixture(
         {"a": 1, "b": 0},
         unit="examples",
@@ -337,7 +339,7 @@ def test_sources_that_do_not_fit_are_refused(packs: dict[str, TokenPack], blocks
     mixture = Mixture({"a": 0.5, "b": 0.5}, unit="examples")
     good = tables({"a": 5, "b": 6})
     cases = [
-        ({"a": good["a"]}, r"domains without a source, \['b'\]"),
+        ({"a": good["a"]}, r"names unknown domains \['b'\]"),
         ({**good, "c": good["a"]}, r"gives no weight to \['c'\]"),
         ({**good, "b": good["b"].select(range(0))}, "domain 'b' has no rows and is drawn"),
         ({**good, "b": good["b"].rename_column("n", "m")}, "the sources have different columns"),
@@ -360,8 +362,8 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing() -> None:
     good = {"a": 1.0, "b": 0.0, "c": 0.0}
     dataset.plan.advance_frontier(17)
     for weights, at, message in [
-        ({"a": 1.0, "b": 0.0}, 24, "give one for each"),
-        ({**good, "d": 0.0}, 24, "give one for each"),
+        ({"a": 1.0, "b": 0.0}, 24, r"it must map each of \['a', 'b', 'c'\] to a number"),
+        ({**good, "d": 0.0}, 24, r"it must map each of \['a', 'b', 'c'\] to a number"),
         ({**good, "a": -1.0}, 24, "must be finite numbers >= 0"),
         (good, 20, "not a multiple of the block size 8"),
         (good, 16, "lies before the frontier 17"),

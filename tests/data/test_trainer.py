@@ -194,7 +194,7 @@ def test_requests_that_come_too_late_or_do_not_fit_are_refused(sources: dict[str
 
     make(tmp_path, dataset, callback, Decide(4, ask), max_steps=6).train()
     assert "lies before the frontier 10" in messages[0]
-    assert "give one for each" in messages[1]
+    assert "it must map each of" in messages[1]
     assert "must be finite numbers >= 0" in messages[2]
     assert [at for at, _ in dataset.plan.state_dict()["changes"]] == [10]
     with pytest.raises(ValueError, match="weights are set before training begins"):
