@@ -198,6 +198,35 @@ class MixturePlan:
         self._refresh()
         return self._ledger.section(position).timeline.weights(position)
 
+    def mean_weights(self) -> Float64:
+        """Return the mean of the weights over the stream, before any cap is applied: float64 [K]."""
+        end = len(self)
+        sections = [section for section in self._ledger.sections if section.start < end]
+        stops = [*(section.start for section in sections[1:]), end]
+        parts = [
+            section.timeline.target(stop) - section.timeline.target(section.start)
+            for section, stop in zip(sections, stops, strict=True)
+        ]
+        mean: Float64 = np.sum(parts, axis=0) / end
+        return mean
+
+    def mass(self, source: int, num_draws: int) -> int:
+        """Return what the first draws of a source hold, in the unit of the weights: rows, tokens or bytes.
+
+        Args:
+            source: Number of the source.
+            num_draws: How many of its draws.
+
+        Returns:
+            The amount.
+        """
+        if self._lengths is None or num_draws == 0:
+            return num_draws
+        lengths = self._lengths[source]
+        num_epochs, rest = divmod(num_draws, len(lengths))
+        drawn = self._lengths_in_order(source, np.arange(num_epochs * len(lengths), num_epochs * len(lengths) + rest))
+        return num_epochs * int(lengths.sum()) + int(drawn.sum())
+
     def advance_frontier(self, position: int) -> None:
         """Say that all positions before this one may have been read; the frontier never moves back.
 
