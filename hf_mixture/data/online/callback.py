@@ -244,10 +244,8 @@ class MixingLawCallback(MixtureCallback):
         self.dataset.set_schedule([(at, dict(zip(names, weights, strict=True))) for at, weights in agreed])
 
     def _drawn(self, start: int, end: int) -> FloatArray:
-        """Shares of the domains in the samples of the steps from one to another."""
-        positions = range(self.position_of(start), self.position_of(end))
-        counts = np.bincount(self.dataset.plan.draws(positions)[0], minlength=len(self.dataset.names))
-        return np.asarray(counts / len(positions), dtype=np.float64)
+        """Shares of the domains in what the steps from one to another were given."""
+        return self.dataset.shares(range(self.position_of(start), self.position_of(end)))
 
     def _window(self, step: int) -> Window:
         nats, tokens = self._window_totals

@@ -15,6 +15,7 @@ import torch
 from online_run import WEIGHTS, Recorder, domains, losses, make, tiny_model
 
 from hf_mixture import Mixture
+from hf_mixture.data.mixture_dataset import MixtureDataset
 from hf_mixture.data.online import (
     AioliCallback,
     DoGECallback,
@@ -145,6 +146,23 @@ def test_effects_are_the_drops_of_losses_on_the_trajectory(tmp_path):
         drops[:, domain] = np.array(measured[block]) - measured[block + 1]
     assert callback.history[0]["drops"] == pytest.approx(drops, abs=2e-6)
     assert list(callback.history[0]["losses"].values()) == pytest.approx(measured[3], abs=1e-6)
+
+
+def test_shares_of_blocks_are_counted_in_the_unit_of_the_mixture(tmp_path):
+    """Rows of `logging` are three times as long; its share of the tokens is what the loss sees."""
+    rows = domains()[0]
+    long = rows["logging"].map(lambda row: {name: values * 3 for name, values in row.items()})
+    callback = aioli(lp_steps=2)
+    trainer = make(tmp_path, callback, dropout=0.0)
+    mixture = Mixture(WEIGHTS, unit="tokens", seed=1)
+    mixed = MixtureDataset(rows | {"logging": long}, mixture, num_examples=96, length_column="input_ids")
+    sources, _ = mixed.plan.draws(range(8))
+    amounts = np.bincount(sources, weights=np.array([1, 1, 3])[sources], minlength=3)
+    assert mixed.shares(range(8)) == pytest.approx(amounts / amounts.sum())
+    trainer.train()
+    assert (
+        callback.history[0]["shares"][callback.mixing._order(0)[0]] == trainer.train_dataset.shares(range(8)).tolist()
+    )
 
 
 # No trace.

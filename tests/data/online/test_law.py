@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hf_mixture.data.online.effects import similarity
 from hf_mixture.data.online.estimators import LearnParams
 from hf_mixture.data.online.law import MixingLaw
 from hf_mixture.data.online.schedule import Rounds
@@ -94,6 +96,18 @@ def test_effects_are_recovered_in_every_round(m, batch):
     assert [step for step, _ in decisions] == [4 * m + 20 * turn for turn in range(4)]
     for _, decision in decisions:
         assert np.abs(decision.effects - 2 * effects).max() <= 1e-9
+
+
+def test_published_laws_are_recovered_in_their_own_format():
+    """A world that follows a published fit, (next loss - loss)_i = sum_j row_i[j] p_j: A is minus the fit."""
+    fits = json.loads((Path(__file__).parent / "fixtures" / "law_fits.json").read_text())
+    for fit in fits.values():
+        rows = [next(iter(fit[domain].values()))["0"] for domain in ("arxiv", "book", "stackexchange")]
+        decisions = run(law(3), World(-np.array(rows), 8), 19)
+        found = decisions[0][1]
+        assert np.abs(found.effects / 2 + np.array(rows)).max() <= 1e-9
+        assert similarity(found.effects, -np.array(rows)) == pytest.approx(1.0)
+        assert found.weights.argmax() == np.sum(rows, axis=0).argmin()
 
 
 def test_weights_follow_the_blocks_and_hold_from_the_lag_on():
