@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from hf_mixture.data.mixture_file import FILE_NAME
+from hf_mixture.data.mixture_report import limits, origin
 
 
 if TYPE_CHECKING:
@@ -97,12 +98,19 @@ def _read_card(api: object, repo_id: str, revision: str | None) -> str | None:
 
 def card_section(mixture: Mixture, repo_id: str) -> str:
     """Return the section of the dataset card that describes a mixture, between its markers."""
-    sources = mixture.sources
-    rows = ["| domain | weight | source | revision | licence |", "|---|---|---|---|---|"]
+    sources, policies, epochs = mixture.sources, mixture.policies, _epochs(mixture)
+    head = ["domain", "weight", "source", "revision", *(["epochs"] if epochs else []), "licence", "limits"]
+    if not policies:
+        head.remove("limits")
+    rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, weight in mixture.weights.items():
         source = sources.get(name)
-        facts = (source.path, source.revision, source.license) if source else (None, None, None)
-        rows.append("| " + " | ".join(_cell(value) for value in (name, f"{weight:.6g}", *facts)) + " |")
+        facts = {"domain": name, "weight": f"{weight:.6g}", "epochs": epochs.get(name)}
+        if source:
+            facts |= {"source": source.path, "revision": source.revision, "licence": source.license}
+        if name in policies:
+            facts["limits"] = limits(policies[name])
+        rows.append("| " + " | ".join(_cell(facts.get(column)) for column in head) + " |")
     title = f"## Mixture: {_cell(mixture.name)}" if mixture.name else "## Mixture"
     about = [mixture.description.replace(START, "").replace(END, ""), ""] if mixture.description else []
     usage = [
@@ -113,7 +121,53 @@ def card_section(mixture: Mixture, repo_id: str) -> str:
         "```",
     ]
     counted = f"The weights count {mixture.unit}; the seed of the order is {mixture.seed}. Exact: `{FILE_NAME}`."
-    return "\n".join([START, title, "", *about, counted, "", *rows, "", *usage, END])
+    if mixture.budget:
+        counted += f" Budget: {mixture.budget[0]} {mixture.budget[1]}."
+    return "\n".join(
+        [START, title, "", *about, counted, "", *rows, "", *_schedule(mixture), *_origin(mixture), *usage, END]
+    )
+
+
+def _epochs(mixture: Mixture) -> dict[str, str]:
+    """Epochs of each source at the budget, as text, where budget and sizes are known."""
+    from hf_mixture.data.dry_run import dry_run
+
+    if mixture.budget is None:
+        return {}
+    try:
+        report = dry_run(mixture, *mixture.budget)
+    except ValueError:
+        # A length or a size is not recorded.
+        return {}
+    return {name: f"{epochs:.4g}" for name, epochs in report.epochs.items() if epochs is not None}
+
+
+def _schedule(mixture: Mixture) -> list[str]:
+    """The weights over the run, as a table."""
+    if mixture.schedule is None:
+        return []
+    names = " | ".join(map(_cell, mixture.names))
+    lines = [f"| from ({mixture.schedule_unit}) | {names} | then |", "|---" * (len(mixture.names) + 2) + "|"]
+    for segment in mixture.schedule:
+        weights = " | ".join(f"{weight:.6g}" for weight in segment.weights)
+        lines.append(f"| {segment.start:g} | {weights} | {segment.interpolation} |")
+    return [*lines, ""]
+
+
+def _origin(mixture: Mixture) -> list[str]:
+    """How the weights were found, as a list, with the command that finds them again in a block of its own."""
+    facts = origin(mixture)
+    command = facts.pop("command", None)
+    lines = [f"- {key}: {_cell(_line(value))}" for key, value in facts.items()]
+    if command is not None:
+        # A fence that is longer than any inside keeps the command from closing it.
+        lines += ["", "````bash", _line(command).replace("````", ""), "````"]
+    return [*lines, ""] if lines else []
+
+
+def _line(text: str) -> str:
+    """One line without the markers of the section."""
+    return " ".join(text.replace(START, "").replace(END, "").split())
 
 
 def update_card(card: str | None, mixture: Mixture, repo_id: str) -> str:

@@ -5,6 +5,7 @@ from huggingface_hub import DatasetCard
 
 from hf_mixture.data import Mixture, Source
 from hf_mixture.data.mixture_hub import END, START, card_section, update_card
+from hf_mixture.data.schedule import SourcePolicy
 
 
 MIXTURE = Mixture(
@@ -49,3 +50,43 @@ def test_a_description_cannot_break_the_section() -> None:
     card = update_card(None, tricky, "me/mix")
     assert card.count(START) == card.count(END) == 1
     assert update_card(card, tricky, "me/mix") == card
+
+
+def test_the_section_says_how_the_weights_were_found_and_what_they_need() -> None:
+    provenance = {
+        "method": "regmix",
+        "objective": "loss/wiki",
+        "direction": "minimize",
+        "predicted": 2.5,
+        "uncertainty": 0.1,
+        "command": f"hf-mixture mix search regmix.yaml {END}\n--seed 1",
+    }
+    sources = {
+        "wiki": Source("user/wiki", size=(("tokens", 1000),)),
+        "code": Source("user/code", size=(("tokens", 500),)),
+    }
+    mixture = Mixture(
+        {"wiki": 0.75, "code": 0.25},
+        unit="tokens",
+        sources=sources,
+        policies={"code": SourcePolicy(max_epochs=4, overflow="stop")},
+        budget=(2000, "tokens"),
+        metadata={"provenance": provenance},
+    )
+    card = update_card(None, mixture, "me/mix")
+    assert "| domain | weight | source | revision | epochs | licence | limits |" in card
+    assert "| wiki | 0.75 | user/wiki |  | 1.5 |  |  |" in card
+    assert "| code | 0.25 | user/code |  | 1 |  | at most 4 epochs, then stop |" in card
+    assert "Budget: 2000 tokens." in card
+    assert "- method: regmix\n- objective: loss/wiki (minimize)\n- predicted value: 2.5 ± 0.1\n" in card
+    assert "\nhf-mixture mix search regmix.yaml --seed 1\n" in card
+    assert card.count(START) == card.count(END) == 1
+    assert update_card(card, mixture, "me/mix") == card
+
+
+def test_the_section_shows_a_schedule() -> None:
+    half = {"a": 0.5, "b": 0.5}
+    mixture = Mixture(half, unit="tokens", schedule=[(0, half, "linear"), (0.9, (0, 1))], schedule_unit="fraction")
+    section = card_section(mixture, "me/mix")
+    assert "| from (fraction) | a | b | then |\n|---|---|---|---|\n| 0 | 0.5 | 0.5 | linear |\n" in section
+    assert "| 0.9 | 0 | 1 | constant |" in section
