@@ -3,8 +3,6 @@ from __future__ import annotations
 import os
 import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -39,17 +37,17 @@ def test_content_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     write_atomic(path, "old")
-    program = f"""
-import os, pathlib, signal
-from hf_mixture.data import atomic
-os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
-atomic.write_atomic(pathlib.Path({str(path)!r}), "new")
-"""
-    killed = subprocess.run([sys.executable, "-c", program], check=False)
-    assert killed.returncode == -signal.SIGKILL
+    monkeypatch.setattr(os, "fsync", lambda handle: os.kill(os.getpid(), signal.SIGKILL))
+    child = os.fork()
+    if child == 0:
+        write_atomic(path, "new")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    monkeypatch.undo()
+    assert os.WTERMSIG(status) == signal.SIGKILL
     assert path.read_text() == "old"
     (leftover,) = [item for item in tmp_path.iterdir() if item != path]
     assert is_partial_of(leftover, path)
