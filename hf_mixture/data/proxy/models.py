@@ -31,6 +31,7 @@ def build_config(spec: ProxySpec) -> Any:
     Raises:
         ValueError: transformers knows no causal language model of this type, or refuses a field.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -43,7 +44,7 @@ def build_config(spec: ProxySpec) -> Any:
         )
     try:
         return AutoConfig.for_model(model_type, **fields)
-    except (TypeError, ValueError) as error:
+    except (StrictDataclassError, TypeError, ValueError) as error:
         raise ValueError(f"model={dict(spec.model)!r} is refused by transformers: {error}; correct it") from error
 
 

@@ -37,7 +37,8 @@ class ProxySwarm(ProxyExperiments):
 
     All proxies of a chunk take their steps together, each on a batch of its own mixture, with its own gradient norm
     and moments. What a Trainer costs a run and a small kernel costs a step is paid once a chunk. Losses agree with
-    those of `ProxyRunner` up to the rounding of float32, some 1e-6.
+    those of `ProxyRunner` up to the rounding of float32, some 1e-6. The same list of trials gives the same losses bit
+    by bit; the same trial in a stack of another size may differ in the last bits.
 
     Finished runs are kept in a journal, one line each. A chunk that takes longer than `checkpoint_seconds` saves its
     state, so that a process that is killed loses no more than that. Under `torchrun` or `accelerate launch` the chunks
