@@ -38,6 +38,7 @@ VERSION = 2
 
 _MAX_CHANGES = 16384
 _CACHED_BLOCKS = 4
+_SHOW_PROGRESS = 10_000_000
 
 
 class MixturePlan:
@@ -322,8 +323,9 @@ class MixturePlan:
         if not inside:
             raise IndexError(f"position {low} or {high} lies outside [0, {len(self)})")
         blocks = ledger.grid.block(wanted)
-        for block in np.unique(blocks).tolist():
-            where = np.flatnonzero(blocks == block)
+        order = np.argsort(blocks, kind="stable")
+        for where in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1):
+            block = int(blocks[where[0]])
             within = wanted[where] - ledger.grid.start(block)
             block_sources, block_ranks = self._block(block)
             sources[where], ranks[where] = block_sources[within], block_ranks[within]
@@ -367,12 +369,24 @@ class MixturePlan:
         return rows
 
     def materialise(self) -> tuple[Int64, Int64]:
-        """Return the source and the row at every position: `locate(range(len(plan)))`.
+        """Return the source and the row at every position: `locate(range(len(plan)))`, faster.
 
         Returns:
             Two int64 arrays [N]: the number of the source and the row in it.
         """
-        return self.locate(range(len(self)))
+        from tqdm.auto import tqdm
+
+        end = len(self)
+        sources, ranks = np.empty(end, dtype=np.int64), np.empty(end, dtype=np.int64)
+        grid = self._ledger.grid
+        last = int(grid.block(np.array([end - 1]))[0])
+        self._ledger.extend(last)
+        for block in tqdm(range(last + 1), desc="planning the mixture", disable=end < _SHOW_PROGRESS):
+            start = grid.start(block)
+            block_sources, block_ranks = self._block(block)
+            stop = min(start + len(block_sources), end)
+            sources[start:stop], ranks[start:stop] = block_sources[: stop - start], block_ranks[: stop - start]
+        return sources, self.rows(sources, ranks)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what makes the plan: JSON values."""
