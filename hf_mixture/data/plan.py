@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from hf_mixture.data import quotas
 from hf_mixture.data.ledger import UNCAPPED, ExampleLedger, Ledger, LengthLedger, Section
-from hf_mixture.data.order import block_order, occurrences
-from hf_mixture.data.permutation import MAX_ROWS, permute
+from hf_mixture.data.order import occurrences
+from hf_mixture.data.permutation import MAX_ROWS, permute, permute_range
+from hf_mixture.data.plan_reader import Reader, arrange
 from hf_mixture.data.schedule import Segment, SourcePolicy
 from hf_mixture.data.segment_table import SegmentTable
 from hf_mixture.data.timeline import Grid, Timeline
@@ -37,7 +38,7 @@ ENDLESS = 2**62
 VERSION = 2
 
 _MAX_CHANGES = 16384
-_CACHED_BLOCKS = 4
+_MAX_CELLS = 2**21
 _SHOW_PROGRESS = 10_000_000
 
 
@@ -81,10 +82,13 @@ class MixturePlan:
         self._length = length
         self._lengths = None if lengths is None else list(lengths)
         self._timeline = Timeline(self.schedule)
-        self._table = SegmentTable(len(names), min(length // block_size + 64, _MAX_CHANGES))
+        # The table is kept small for many sources: 16 MB, or 64 changes.
+        capacity = min(length // block_size + 64, _MAX_CHANGES, max(64, _MAX_CELLS // (1 + len(names))))
+        self._table = SegmentTable(len(names), capacity)
         self._changes: list[tuple[int, Float64]] = []
         self._seen = self._table.version
-        self._blocks: dict[int, tuple[Int64, Int64]] = {}
+        self._draw_reader = Reader(seed, _draw_numbers, np.int64)
+        self._row_reader = Reader(seed, self._row_range, np.uint32)
         self._ledger = self._new_ledger(length)
 
     @classmethod
@@ -165,10 +169,10 @@ class MixturePlan:
         end = len(self)
         if end == ENDLESS:
             raise ValueError("the plan has no end, so it has no counts; pass num_examples to build")
-        last = int(self._ledger.grid.block(np.array([end - 1]))[0])
+        last = self._ledger.grid.block_of(end - 1)
         self._ledger.extend(last)
         inside = end - self._ledger.grid.start(last)
-        sources, _ = self._block(last)
+        sources, _ = self._arrange(last, *self._ledger.prefix[last : last + 2])
         counts: Int64 = self._ledger.prefix[last] + np.bincount(sources[:inside], minlength=len(self.names))
         return counts
 
@@ -309,27 +313,7 @@ class MixturePlan:
         Raises:
             IndexError: A position lies outside the stream.
         """
-        self._refresh()
-        wanted = np.asarray(positions, dtype=np.int64)
-        sources, ranks = np.empty_like(wanted), np.empty_like(wanted)
-        if not len(wanted):
-            return sources, ranks
-        low, high = int(wanted.min()), int(wanted.max())
-        ledger = self._ledger
-        inside = 0 <= low and high < self._length
-        if inside:
-            ledger.extend(int(ledger.grid.block(np.array([high]))[0]))
-            inside = ledger.end is None or high < ledger.end
-        if not inside:
-            raise IndexError(f"position {low} or {high} lies outside [0, {len(self)})")
-        blocks = ledger.grid.block(wanted)
-        order = np.argsort(blocks, kind="stable")
-        for where in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1):
-            block = int(blocks[where[0]])
-            within = wanted[where] - ledger.grid.start(block)
-            block_sources, block_ranks = self._block(block)
-            sources[where], ranks[where] = block_sources[within], block_ranks[within]
-        return sources, ranks
+        return self._read(self._draw_reader, *self._check_inside(positions))
 
     def locate(self, positions: Sequence[int] | Int64 | range) -> tuple[Int64, Int64]:
         """Return the source and the row at each position.
@@ -344,8 +328,52 @@ class MixturePlan:
             IndexError: A position lies outside the stream.
             ValueError: The plan was built without sizes.
         """
-        sources, ranks = self.draws(positions)
+        wanted, in_order = self._check_inside(positions)
+        if in_order and self.sizes is not None:
+            return self._read(self._row_reader, wanted, in_order)
+        sources, ranks = self._read(self._draw_reader, wanted, in_order)
         return sources, self.rows(sources, ranks)
+
+    def _check_inside(self, positions: Sequence[int] | Int64 | range) -> tuple[Int64, bool]:
+        """The positions, and whether each follows the one before."""
+        self._refresh()
+        wanted = np.asarray(positions, dtype=np.int64)
+        if not len(wanted):
+            return wanted, True
+        low, high = int(wanted.min()), int(wanted.max())
+        ledger = self._ledger
+        inside = low >= 0 and high < self._length
+        if inside:
+            ledger.extend(ledger.grid.block_of(high))
+            inside = ledger.end is None or high < ledger.end
+        if not inside:
+            raise IndexError(f"position {low} or {high} lies outside [0, {len(self)})")
+        in_order = isinstance(positions, range) and positions.step == 1
+        return wanted, in_order or (high - low == len(wanted) - 1 and bool((np.diff(wanted) == 1).all()))
+
+    def _read(self, reader: Reader, wanted: Int64, in_order: bool) -> tuple[Int64, Int64]:
+        sources, values = np.empty_like(wanted), np.empty_like(wanted)
+        grid = self._ledger.grid
+        if in_order:
+            done = 0
+            while done < len(wanted):
+                position = int(wanted[done])
+                stretch = reader.stretch(self._ledger, grid.block_of(position), len(wanted) - done)
+                offset = position - stretch.start
+                num = min(len(wanted) - done, len(stretch.sources) - offset)
+                sources[done : done + num] = stretch.sources[offset : offset + num]
+                values[done : done + num] = stretch.values[offset : offset + num]
+                done += num
+            return sources, values
+        order = np.argsort(wanted, kind="stable")
+        ordered, done = wanted[order], 0
+        while done < len(wanted):
+            stretch = reader.stretch(self._ledger, grid.block_of(int(ordered[done])))
+            num = int(np.searchsorted(ordered[done:], stretch.stop))
+            where, within = order[done : done + num], ordered[done : done + num] - stretch.start
+            sources[where], values[where] = stretch.sources[within], stretch.values[within]
+            done += num
+        return sources, values
 
     def rows(self, sources: Int64, ranks: Int64) -> Int64:
         """Return the row that each draw takes.
@@ -439,7 +467,7 @@ class MixturePlan:
         )
         position = min(at for at, _ in [*old[same:], *self._changes[same:]])
         self._ledger.reset(*self._view(self._changes), position)
-        self._blocks.clear()
+        self.clear()
 
     def _view(self, changes: Sequence[tuple[int, Float64]]) -> tuple[Grid, list[Section]]:
         """The blocks and the weights under these changes."""
@@ -526,21 +554,10 @@ class MixturePlan:
         inside = int(np.flatnonzero(done)[0]) if first else int(np.flatnonzero(done)[-1]) + 1
         return quotas.check_length(ledger.grid.start(block) + inside, stopping_strategy)
 
-    def _block(self, block: int) -> tuple[Int64, Int64]:
-        """The source and the draw at each position of one block."""
-        if block not in self._blocks:
-            if len(self._blocks) == _CACHED_BLOCKS:
-                del self._blocks[next(iter(self._blocks))]
-            prefix = self._ledger.prefix
-            self._blocks[block] = self._arrange(block, prefix[block], prefix[block + 1])
-        return self._blocks[block]
-
     def _arrange(self, block: int, before: Int64, after: Int64) -> tuple[Int64, Int64]:
-        sources = block_order(self.seed, block, after - before)
-        order, counts = occurrences(sources, len(self.names))
-        ranks = np.empty_like(sources)
-        ranks[order] = np.arange(len(sources)) + np.repeat(before + counts - np.cumsum(counts), counts)
-        return sources, ranks
+        """The source and the draw at each position of one block."""
+        stretch = arrange(self.seed, block, np.stack([before, after]), 0, _draw_numbers, np.int64)
+        return stretch.sources.astype(np.int64), stretch.values
 
     def _find_stop(self, block: int, before: Int64, after: Int64) -> int:
         sources, ranks = self._arrange(block, before, after)
@@ -556,6 +573,13 @@ class MixturePlan:
             return ranks % self.sizes[source]
         return permute(ranks, self.sizes[source], seed=self.seed, source=source)
 
+    def _row_range(self, source: int, start: int, stop: int) -> NDArray[np.integer]:
+        """The rows that the draws `start` to `stop` of a source take."""
+        assert self.sizes is not None
+        if not self.policies[source].shuffle:
+            return np.arange(start, stop) % self.sizes[source]
+        return permute_range(start, stop, self.sizes[source], seed=self.seed, source=source)
+
     @staticmethod
     def _groups(order: Int64, counts: Int64) -> Iterator[tuple[int, Int64]]:
         """Each source that occurs, with the positions where it does."""
@@ -564,7 +588,17 @@ class MixturePlan:
             yield source, order[ends[source] - counts[source] : ends[source]]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_blocks": {}}
+        self.clear()
+        return self.__dict__
+
+    def clear(self) -> None:
+        """Forget what was read ahead."""
+        self._draw_reader.clear()
+        self._row_reader.clear()
+
+
+def _draw_numbers(source: int, start: int, stop: int) -> Int64:
+    return np.arange(start, stop)
 
 
 def _check_weights(weights: Sequence[float] | Float64, num_sources: int | None) -> Float64:
