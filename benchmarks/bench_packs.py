@@ -29,7 +29,7 @@ from hf_mixture.data.packed_rows import collate_packed
 
 
 VOCABULARY, LENGTH, BATCH = 50_000, 2048, 32
-ROWS, BATCHES, ROUNDS = 3000, 12, 15
+ROWS, BATCHES, ROUNDS = 3000, 48, 15
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
 PACK, TORCH, LISTS = "TokenPack blocks", "datasets, torch format", "datasets, Python lists"
 MIXED, STOCK = "MixtureDataset of packs", "interleave_datasets, torch format"
