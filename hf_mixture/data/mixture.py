@@ -193,7 +193,7 @@ class Mixture:
             seed: Seed of the order. Default: 0.
 
         Returns:
-            The mixture.
+            The mixture; its provenance records a temperature other than 1.
 
         Raises:
             ValueError: A size is not a number >= 0, all are 0, or `temperature` is not a finite number >= 0.
@@ -211,7 +211,14 @@ class Mixture:
         natural = cls(sizes, unit=unit, seed=seed, normalise=True)
         # An empty domain stays empty at temperature 0, where 0 ** 0 would give it a share.
         weights = {key: share**temperature if share > 0 else 0.0 for key, share in natural.weights.items()}
-        return cls(weights, unit=unit, seed=seed, normalise=True)
+        if temperature == 1:
+            return natural
+        provenance = {
+            "method": "temperature",
+            "parameters": {"temperature": float(temperature)},
+            "prior": {"weights": natural.weights},
+        }
+        return cls(weights, unit=unit, seed=seed, metadata={"provenance": provenance}, normalise=True)
 
     @property
     def weights(self) -> dict[str, float]:

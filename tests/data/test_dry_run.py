@@ -9,6 +9,7 @@ from datasets import Dataset
 from hf_mixture.data import Mixture, Source, interleave_datasets
 from hf_mixture.data.dry_run import dry_run
 from hf_mixture.data.plan import MixturePlan
+from hf_mixture.data.plan_report import plan_report
 from hf_mixture.data.schedule import SourcePolicy
 
 
@@ -27,7 +28,13 @@ def test_epochs_equal_the_counts_of_the_interleaver() -> None:
     )
     report = dry_run(mixture, 1111, "examples", sizes={name: {"examples": size} for name, size in sizes.items()})
     mixed = interleave_datasets(datasets, mixture=mixture, num_examples=1111)["from"]
+    plan = MixturePlan.build(
+        **mixture.plan_arguments(num_examples=1111), sizes=list(sizes.values()), num_examples=1111, names=mixture.names
+    )
+    exact = {source.name: source for source in plan_report(plan).sources}
     for name, size in sizes.items():
+        assert abs(exact[name].draws - mixed.count(name)) <= 1
+        assert abs(exact[name].epochs - report.epochs[name]) <= 1 / size  # type: ignore[operator]
         assert abs(mixed.count(name) - report.drawn[name]) <= 1
         assert abs(mixed.count(name) / size - report.epochs[name]) <= 1 / size  # type: ignore[operator]
 

@@ -443,6 +443,8 @@ def test_each_rule_has_a_file_that_breaks_only_it(rule: str, tmp_path: Path) -> 
         (b"null", ["top level", "object"]),
         (b'{"format": "hf_mixture", "format": "hf_mixture"}', ["'format'", "twice"]),
         (b'{"seed": NaN}', ["NaN"]),
+        (pickle.dumps({"format": "hf_mixture"}), ["not valid JSON"]),
+        (b"import os", ["not valid JSON"]),
         (b'{"seed": 1e999}', ["1e999", "64-bit"]),
         (b'{"seed": ' + b"9" * 5000 + b"}", ["not valid JSON"]),
         (b'{"x_a": ' + b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1) + b"}", ["deeper"]),
@@ -496,8 +498,14 @@ def test_natural_and_uniform() -> None:
     assert Mixture.natural(sizes, unit="bytes").weights == {"a": 0.8, "b": 0.2, "c": 0.0}
     flat = Mixture.natural(sizes, unit="bytes", temperature=0).weights
     assert flat == {"a": 0.5, "b": 0.5, "c": 0.0}
-    root = Mixture.natural(sizes, unit="bytes", temperature=0.5).weights
-    assert root["a"] / root["b"] == pytest.approx(2)
+    root = Mixture.natural(sizes, unit="bytes", temperature=0.5)
+    assert root.weights["a"] / root.weights["b"] == pytest.approx(2)
+    assert root.metadata["provenance"] == {
+        "method": "temperature",
+        "parameters": {"temperature": 0.5},
+        "prior": {"weights": {"a": 0.8, "b": 0.2, "c": 0.0}},
+    }
+    assert Mixture.natural(sizes, unit="bytes").metadata == {}
     assert Mixture.uniform("abcd", unit="bytes").shares == (0.25,) * 4
     with pytest.raises(ValueError, match="temperature=-1"):
         Mixture.natural(sizes, unit="bytes", temperature=-1)
