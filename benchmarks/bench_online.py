@@ -40,6 +40,7 @@ from hf_mixture.data.online import (
     SkillItCallback,
     similarity,
 )
+from hf_mixture.data.online.effects import diagonal_effects
 from hf_mixture.data.online.validation import ValidationSets
 from hf_mixture.data.trainer import MixtureCallback
 
@@ -134,8 +135,8 @@ def compare_losses(steps: int, seeds: int, only: list[str] | None, folder: Path)
         "equal weights": (equal, lambda: MixtureCallback(**plain)),
         "natural weights": (natural, lambda: MixtureCallback(**plain)),
         "Aioli": (equal, lambda: AioliCallback(held_out)),
-        "Aioli, eta .2": (equal, lambda: AioliCallback(held_out, eta=0.2)),
-        "Aioli, eta 5": (equal, lambda: AioliCallback(held_out, eta=5.0)),
+        "Aioli, eta 1": (equal, lambda: AioliCallback(held_out, eta=1.0)),
+        "Aioli, 2 x 2 steps": (equal, lambda: AioliCallback(held_out, lp_steps=2)),
         "Aioli, static": (equal, lambda: AioliCallback(held_out, static=True)),
         "DoGE": (equal, lambda: DoGECallback(held_out)),
         "Skill-It": (equal, lambda: SkillItCallback(held_out)),
@@ -219,21 +220,16 @@ def fidelity(parent: int, horizon: int, mixtures: int, seed: int, folder: Path) 
     target = np.linalg.lstsq(shares, np.array(drops), rcond=None)[0].T
     explained = 1 - np.sum((np.array(drops) - shares @ target.T) ** 2) / np.sum((drops - np.mean(drops, axis=0)) ** 2)
 
-    steps = max(4 * 3 * 4 * 2, horizon)
-    aioli = AioliCallback(held_out, lp_rounds=4, lp_steps=4, static=True, seed=seed)
-    diagonal = AioliCallback(held_out, lp_rounds=4, lp_steps=4, static=True, diagonal=True, seed=seed)
-    small = AioliCallback(held_out, static=True, seed=seed)
+    found: dict[str, Any] = {}
+    for name, sweeps, size in (("4 x 4 steps", 4, 4), ("2 x 2 steps", 2, 2), ("2 x 1 steps", 2, 1)):
+        aioli = AioliCallback(held_out, lp_rounds=sweeps, lp_steps=size, static=True, seed=seed)
+        child(equal, aioli, sweeps * size * len(train) + 4)
+        measured = aioli.history[0]
+        found[f"Aioli, {name}"] = np.array(measured["effects"])
+        found[f"diagonal, {name}"] = diagonal_effects(np.array(measured["drops"]), np.array(measured["shares"]))
     doge = DoGECallback(held_out, update_steps=1, num_rows=16, full=True)
-    found = {}
-    for name, callback in (
-        ("Aioli, 4 x 4 steps", aioli),
-        ("Aioli, diagonal, 4 x 4 steps", diagonal),
-        ("Aioli, 2 x 2 steps", small),
-        ("DoGE", doge),
-    ):
-        child(equal, callback, 2 if callback is doge else steps)
-        effects = np.array(callback.history[0]["effects"])
-        found[name] = {"effects": effects.tolist(), "similarity": similarity(effects, target)}
+    child(equal, doge, 2)
+    found["DoGE"] = np.array(doge.history[0]["effects"])
     return {
         "parent_steps": parent,
         "horizon": horizon,
@@ -241,7 +237,10 @@ def fidelity(parent: int, horizon: int, mixtures: int, seed: int, folder: Path) 
         "seed": seed,
         "target": target.tolist(),
         "explained_variance": float(explained),
-        "methods": found,
+        "methods": {
+            name: {"effects": effects.tolist(), "similarity": similarity(effects, target)}
+            for name, effects in found.items()
+        },
     }
 
 

@@ -17,17 +17,18 @@ class AioliCallback(MixingLawCallback):
     and the validation losses are measured after each block. From their drops follows A, and from the column sums of A,
     scaled to sum 1, the weights `p_j exp(eta * sum_i A_ij)` of the rest of the round. LearnParams is training like any
     other. It costs `1 + lp_rounds * m` evaluations a round and no extra model; its share of the steps,
-    `delta = lp_rounds * lp_steps * m / update_steps`, should stay below .3.
+    `delta = lp_rounds * lp_steps * m / update_steps`, should stay below .3. The defaults are for runs of some hundred
+    steps; the paper has 4 blocks of 4 steps a domain in rounds of 250, f = .625.
 
     Args:
         validation: Held-out rows by domain: anything with a length and rows with `input_ids` (and `labels`, if these
             differ). Its domains may be others than those trained on, unless `diagonal`.
         lp_rounds: Blocks of each domain in a round, >= 1. Default: 2.
-        lp_steps: Optimizer steps of a block, >= 1. Default: 2.
+        lp_steps: Optimizer steps of a block, >= 1. Default: 1.
         update_steps: Optimizer steps of a round; must divide the steps after the prior. Default: rounds of equal
-            length with delta up to .25.
+            length with delta up to .1.
         one_hot_factor: f, the share of the favoured domain in its block, in (1/m, 1]. Default: .75.
-        eta: Step size, > 0. As A has sum 1, a round changes no ratio of weights by more than `exp(eta)`. Default: 1.
+        eta: Step size, > 0. As A has sum 1, a round changes no ratio of weights by more than `exp(eta)`. Default: .2.
         ema: Weight of the past matrices, in [0, 1). Default: None, no averaging.
         update: `"multiplicative"`: from the weights of the last round, as in the paper. `"reset"`: from equal weights,
             as in the published code. Default: `"multiplicative"`.
@@ -51,11 +52,11 @@ class AioliCallback(MixingLawCallback):
         >>> from hf_mixture.data.online import AioliCallback
         >>> rows = {name: Dataset.from_dict({"input_ids": [[i, i + 1] * 4] * 40, "labels": [[i, i + 1] * 4] * 40})
         ...         for i, name in enumerate(["a", "b"])}
-        >>> mixed = MixtureDataset(rows, Mixture({"a": 0.5, "b": 0.5}, unit="examples"), num_examples=96)
+        >>> mixed = MixtureDataset(rows, Mixture({"a": 0.5, "b": 0.5}, unit="examples"), num_examples=240)
         >>> held_out = {name: data.select(range(4)) for name, data in rows.items()}
         >>> aioli = AioliCallback(held_out, lp_rounds=1, lp_steps=1)
         >>> arguments = TrainingArguments(
-        ...     "out", max_steps=24, per_device_train_batch_size=4, train_sampling_strategy="sequential",
+        ...     "out", max_steps=60, per_device_train_batch_size=4, train_sampling_strategy="sequential",
         ...     save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True)
         >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1, n_positions=8))
         >>> _ = Trainer(model, arguments, train_dataset=mixed, callbacks=[aioli]).train()
@@ -70,10 +71,10 @@ class AioliCallback(MixingLawCallback):
         validation: Mapping[str, Any] | None = None,
         *,
         lp_rounds: int = 2,
-        lp_steps: int = 2,
+        lp_steps: int = 1,
         update_steps: int | None = None,
         one_hot_factor: float = 0.75,
-        eta: float = 1.0,
+        eta: float = 0.2,
         ema: float | None = None,
         update: Update = "multiplicative",
         diagonal: bool = False,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 
-MOST_BY_DEFAULT = 0.25
+MOST_BY_DEFAULT = 0.1
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Rounds:
             max_steps: Steps of the run.
             prior: Steps before the first round; 0 without LearnParams means one period.
             period: Steps of a round. None: `num_updates` rounds, or with LearnParams the shortest rounds of equal
-                length that it takes at most a quarter of.
+                length of which it takes a tenth at most.
             num_blocks: Blocks of LearnParams of a round.
             block_steps: Steps of a block.
             first_only: Whether only the first round has blocks.
