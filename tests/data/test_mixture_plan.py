@@ -8,6 +8,7 @@ import pytest
 
 from hf_mixture.data import Mixture, Source
 from hf_mixture.data.mixture_plan import expected_amounts, shares_in, starts_in
+from hf_mixture.data.plan import MixturePlan
 from hf_mixture.data.schedule import Segment, SourcePolicy
 
 
@@ -102,23 +103,28 @@ def test_a_source_that_is_never_drawn_needs_no_length() -> None:
 def test_shares_meet_the_realised_token_shares_at_a_million_documents() -> None:
     rng = np.random.default_rng(0)
     weights = {"short": 0.5, "middle": 0.3, "long": 0.2}
-    num = {name: round(weight * 1_000_000) for name, weight in weights.items()}
-    scale = {"short": 5.0, "middle": 6.0, "long": 7.5}
-    lengths = {name: np.ceil(rng.lognormal(scale[name], 1.5, num[name])).astype(np.int64) for name in weights}
-    total = sum(int(array.sum()) for array in lengths.values())
-    realised = {name: int(array.sum()) / total for name, array in lengths.items()}
+    # Whole passes over each source: a part of one has a mean length of its own.
+    pools = {"short": (5.0, 500_000), "middle": (6.0, 150_000), "long": (7.5, 200_000)}
+    lengths = {name: np.ceil(rng.lognormal(mean, 1.5, num)).astype(np.int64) for name, (mean, num) in pools.items()}
     size = {name: (("examples", len(array)), ("tokens", int(array.sum()))) for name, array in lengths.items()}
-    sources = {name: Source("json", size=size[name]) for name in weights}
+    documents = Mixture(weights, unit="examples", sources={name: Source("json", size=size[name]) for name in weights})
+    plan = MixturePlan.build(documents.shares, [num for _, num in pools.values()], num_examples=1_000_000)
+    sources, rows = plan.materialise()
+    tokens = np.array([array[rows[sources == i]].sum() for i, array in enumerate(lengths.values())])
+    realised = tokens / tokens.sum()
 
-    documents = Mixture(weights, unit="examples", sources=sources)
-    in_tokens = dict(zip(weights, shares_in(documents, "tokens"), strict=True))
-    assert all(abs(in_tokens[name] / realised[name] - 1) < 1e-3 for name in weights)
+    converted = shares_in(documents, "tokens")
+    assert np.abs(np.array(converted) - realised).max() < 1e-3
     # Reading the one as the other is wrong by a factor of 2.
-    assert max(realised[name] / weights[name] for name in weights) > 2
+    assert (realised / np.array(documents.shares)).max() > 2
 
-    tokens = Mixture(in_tokens, unit="tokens", sources=sources)
-    back = dict(zip(weights, shares_in(tokens, "examples"), strict=True))
-    assert all(abs(back[name] / weights[name] - 1) < 1e-3 for name in weights)
+    back = Mixture(dict(zip(weights, converted, strict=True)), unit="tokens", sources=documents.sources)
+    assert shares_in(back, "examples") == pytest.approx(documents.shares, abs=1e-12)
+    # The shares of documents that a plan of tokens realises.
+    counts = MixturePlan.build(
+        back.shares, list(plan.sizes or ()), num_examples=1_000_000, lengths=list(lengths.values())
+    ).counts
+    assert counts / counts.sum() == pytest.approx(documents.shares, abs=1e-3)
     with pytest.raises(ValueError, match="no mean number of tokens"):
         shares_in(Mixture(weights, unit="examples"), "tokens")
 
