@@ -143,7 +143,7 @@ def test_the_sources_do_not_depend_on_readers_and_no_row_comes_twice(layout: tup
     assert max(Counter(found).values()) == 1
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize("layout", [(2, 0), (2, 2)])
 @pytest.mark.parametrize(
     ("mixture", "kind", "num_lanes"),
     [
@@ -173,7 +173,7 @@ def test_lanes_may_be_more_or_fewer_than_readers_and_share_no_divisor() -> None:
     )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [(1, 0), (2, 2)])
 def test_by_examples_every_source_is_within_a_row_of_its_share_at_block_ends(layout: tuple[int, int]) -> None:
     found = np.array(names(union(*layout, MIXTURE, "arrow", num_examples=3000, block_size=64)))
     for name, weight in WEIGHTS.items():
