@@ -52,7 +52,7 @@ def tiny_search(folder: Path, method: str = "regmix", **settings: Any) -> dict[s
         "smoke": {"comparison.seeds": [3]},
     }
     if method != "aioli":
-        recipe["proxy"] = {"model": dict(MODEL), "training_arguments": {**arguments, "max_steps": 4}}
+        recipe["proxy"] = {"model": dict(MODEL), "num_steps": 4, "batch_size": 4, "learning_rate": 1e-2}
     return recipe
 
 

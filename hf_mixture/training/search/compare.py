@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 from hf_mixture.training.journal import Journal
 from hf_mixture.training.models import config_of
 from hf_mixture.training.search.data import SearchData
+from hf_mixture.training.search.methods import online_callback
+from hf_mixture.training.search.online import online_facts
 from hf_mixture.training.search.recipe import SearchRecipe
 from hf_mixture.training.stage import last_checkpoint, remove_torn_checkpoints
 
@@ -45,9 +48,18 @@ class Comparison:
             for seed in self.recipe.comparison.seeds
         ]
 
-    def run_online(self, start: Mapping[str, float]) -> list[dict[str, Any]]:
-        """Train with the method that changes the mixture; an entry also has what the callback reports."""
-        raise NotImplementedError
+    def run_online(self) -> list[dict[str, Any]]:
+        """Train with the method that changes the mixture, from equal shares; an entry also has what it reports."""
+        recipe = self.recipe
+        build = online_callback(recipe.method.name)
+        names = recipe.domain_names
+        validation = self.data.blocks("validation", names)
+        equal = dict.fromkeys(names, 1 / len(names))
+        entries = []
+        for seed in recipe.comparison.seeds:
+            make = functools.partial(build, validation, **recipe.method.settings, seed=seed)
+            entries.append(self._run(recipe.method.name, equal, seed, make, online_facts))
+        return entries
 
     def _run(
         self,
@@ -58,13 +70,15 @@ class Comparison:
         report: Callable[[Any], dict[str, Any]],
     ) -> dict[str, Any]:
         from hf_mixture.data.mixture import Mixture
+        from hf_mixture.data.schedule import SourcePolicy
 
         part = f"comparison/{name}/{seed}"
         if part not in self.journal.finished:
             print(f"\n== compare {name}, seed {seed}", flush=True)
             folder = self.journal.folder / "checkpoints" / part
             drawn = {domain: share for domain, share in shares.items() if share > 0}
-            mixture = Mixture(drawn, unit="tokens", seed=seed, normalise=True)
+            floors = {name: SourcePolicy(min_weight=floor) for name, floor in self.recipe.constraints.floors.items()}
+            mixture = Mixture(drawn, unit="tokens", seed=seed, normalise=True, policies=floors)
             losses, callback = train_and_score(
                 self.recipe, self.data, mixture, folder, seed=seed, make_callback=make_callback
             )

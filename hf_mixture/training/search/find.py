@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 from hf_mixture.training.journal import Journal
 from hf_mixture.training.search.data import SearchData
 from hf_mixture.training.search.plan import RunPlan, SearchPlan
-from hf_mixture.training.search.proxies import make_runner
-from hf_mixture.training.search.recipe import SearchRecipe
+from hf_mixture.training.search.proxies import RecipeRunner
+from hf_mixture.training.search.recipe import ProxyRunSpec, SearchRecipe
 from hf_mixture.training.search.searcher import make_search
 
 
@@ -68,7 +68,12 @@ def find(
     print(f"\n== search: {recipe.method.name}, {plan.num_proxies}", flush=True)
     search = make_search(recipe, prior=prior, constraints=bounds)
     folder = journal.folder / "search"
-    run_search(search, make_runner(recipe, data, folder), folder=folder, batch_size=recipe.method.batch)
+    run_search(
+        search,
+        RecipeRunner(recipe, cast("ProxyRunSpec", recipe.proxy), data, folder),
+        folder=folder,
+        batch_size=recipe.method.batch,
+    )
     result = search.propose()
     table, proxy = cast("RunTable", search.table), cast("RunPlan", plan.proxy)
     provenance = result.provenance()
@@ -97,12 +102,11 @@ def _proxy_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _held_out(search: SearchSession, result: SearchResult) -> list[float] | None:
     """Predictions of the chosen kind of predictor for the runs that its folds left out."""
-    from hf_mixture.data.search.predictors import KINDS
+    from hf_mixture.data.search.families import PredictedSearch
     from hf_mixture.data.search.proposal import fit_table, target_rows
 
-    kind = (result.predictor or {}).get("kind")
-    if kind not in KINDS or search.table is None:
+    if not isinstance(search, PredictedSearch) or result.predictor is None:
         return None
-    rows = target_rows(search.table)[0]
-    fitted = fit_table(rows, search.objective, kind, seed=search.seed)
+    rows = target_rows(search.told_table)[0]
+    fitted = fit_table(rows, search.objective, result.predictor["kind"], seed=search.seed)
     return [float(value) for value in fitted.score.predicted]

@@ -19,4 +19,5 @@ def online_callback(name: str) -> Any:
 
 def online_settings(name: str) -> list[str]:
     """Return the names of the settings of an online method that a recipe may give."""
-    return [item for item in inspect.signature(online_callback(name)).parameters if item not in ("self", "seed")]
+    given = ("self", "seed", "validation")
+    return [item for item in inspect.signature(online_callback(name)).parameters if item not in given]

@@ -8,7 +8,8 @@ from typing import Any
 
 from hf_mixture.training.models import config_of
 from hf_mixture.training.search.methods import ONLINE
-from hf_mixture.training.search.recipe import RunSpec, SearchRecipe
+from hf_mixture.training.search.proxies import proxy_spec
+from hf_mixture.training.search.recipe import SearchRecipe
 from hf_mixture.training.search.searcher import make_search, planned_runs
 
 
@@ -76,9 +77,9 @@ def make_plan(recipe: SearchRecipe, texts: Mapping[str, Any]) -> SearchPlan:
     return SearchPlan(
         documents={name: {split: len(rows) for split, rows in splits.items()} for name, splits in texts.items()},
         num_bytes=num_bytes,
-        proxy=None if recipe.proxy is None else _plan_run(recipe, recipe.proxy, "proxy"),
+        proxy=_plan_proxy(recipe),
         num_proxies=proxies,
-        comparison=_plan_run(recipe, recipe.comparison, "comparison"),
+        comparison=_plan_comparison(recipe),
     )
 
 
@@ -131,29 +132,43 @@ def _run_text(plan: RunPlan, block_size: int) -> str:
     )
 
 
-def _plan_run(recipe: SearchRecipe, spec: RunSpec, where: str) -> RunPlan:
-    import torch
-    from transformers import AutoModelForCausalLM, TrainingArguments
+def _plan_proxy(recipe: SearchRecipe) -> RunPlan | None:
+    if recipe.proxy is None:
+        return None
+    spec = proxy_spec(recipe, recipe.proxy, vocab_size=_vocab_size(recipe), separator=0)
+    return _run_plan(recipe, spec.model, spec.num_steps, spec.batch_size)
 
+
+def _plan_comparison(recipe: SearchRecipe) -> RunPlan:
+    from transformers import TrainingArguments
+
+    spec = recipe.comparison
     try:
         arguments = TrainingArguments(output_dir=recipe.output_dir, **spec.training_arguments)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}.training_arguments: {error}") from error
-    bpe = recipe.tokenizer.train_bpe
-    if bpe is not None:
-        vocab_size = bpe.vocab_size
-    else:
-        from transformers import AutoTokenizer
-
-        vocab_size = len(AutoTokenizer.from_pretrained(str(recipe.tokenizer.from_pretrained)))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config_of(spec.model, vocab_size=vocab_size, separator=0, block_size=recipe.block_size)
-        )
+        raise ValueError(f"comparison.training_arguments: {error}") from error
     batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    return _run_plan(recipe, spec.model, arguments.max_steps, batch)
+
+
+def _run_plan(recipe: SearchRecipe, model: Mapping[str, Any], steps: int, batch_size: int) -> RunPlan:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    sizes = {"vocab_size": _vocab_size(recipe), "separator": 0, "block_size": recipe.block_size}
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config_of(model, **sizes))
     return RunPlan(
-        parameters=model.num_parameters(),
-        steps=arguments.max_steps,
-        batch_size=batch,
-        tokens=arguments.max_steps * batch * recipe.block_size,
+        parameters=empty.num_parameters(),
+        steps=steps,
+        batch_size=batch_size,
+        tokens=steps * batch_size * recipe.block_size,
     )
+
+
+def _vocab_size(recipe: SearchRecipe) -> int:
+    if recipe.tokenizer.train_bpe is not None:
+        return recipe.tokenizer.train_bpe.vocab_size
+    from transformers import AutoTokenizer
+
+    return len(AutoTokenizer.from_pretrained(str(recipe.tokenizer.from_pretrained)))

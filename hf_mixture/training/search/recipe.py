@@ -79,27 +79,43 @@ class MethodSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSpec:
-    """One training run: of a proxy, or of the comparison.
+class ProxyRunSpec:
+    """One proxy run: the fields of `hf_mixture.ProxySpec` that a recipe decides.
+
+    Args:
+        model: `model_type` and fields of its configuration; the weights are drawn with the recipe's seed.
+        num_steps: Optimizer steps of a run of full size.
+        batch_size: Blocks of one step. Default: 8.
+        learning_rate: Peak learning rate. Default: 1e-3.
+        lr_scheduler_type: Schedule of the learning rate. Default: `cosine`.
+        warmup_fraction: Share of the steps that warm up. Default: 0.1.
+        weight_decay: Weight decay. Default: 0.
+        eval_samples: Validation blocks used of each domain. Defaults to all.
+    """
+
+    model: dict[str, Any]
+    num_steps: int
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    lr_scheduler_type: str = "cosine"
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.0
+    eval_samples: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonSpec:
+    """Runs of equal length with the mixture that was found and with the baselines.
 
     Args:
         model: `model_type` and fields of its configuration; the weights are drawn with the seed of the run.
         training_arguments: Fields of `transformers.TrainingArguments`; `max_steps` is required.
-    """
-
-    model: dict[str, Any]
-    training_arguments: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparisonSpec(RunSpec):
-    """Runs of equal length with the mixture that was found and with the baselines.
-
-    Args:
         baselines: Any of `natural` (shares of the tokens), `stratified` (equal shares).
         seeds: Seed of each repetition, for weights and order. Default: 0, 1, 2.
     """
 
+    model: dict[str, Any]
+    training_arguments: dict[str, Any]
     baselines: list[str] = field(default_factory=lambda: ["natural", "stratified"])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
@@ -140,7 +156,7 @@ class SearchRecipe:
     description: str = ""
     targets: dict[str, Any] = field(default_factory=dict)
     clusters: ClusterSpec | None = None
-    proxy: RunSpec | None = None
+    proxy: ProxyRunSpec | None = None
     swarm: bool = False
     constraints: ConstraintSpec = field(default_factory=ConstraintSpec)
     evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)

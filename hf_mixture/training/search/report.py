@@ -173,10 +173,28 @@ def _body(results: Mapping[str, Any], plots: Mapping[str, str]) -> str:
 def _search_lines(results: Mapping[str, Any]) -> list[str]:
     search = results["search"]
     if search is None:
-        return []
+        return _online_lines(results["online"])
     rows = [{"": name, "value": value} for name, value in _search_facts(search).items() if value is not None]
     notes = [f"- {warning}" for warning in search["warnings"]]
     return ["## Search", "", markdown_table(rows), "", *notes, *([""] if notes else [])]
+
+
+def _online_lines(online: Mapping[str, Any]) -> list[str]:
+    rows = [
+        {"domain": name, "mean weight": weight, "sd over seeds": online["sd_over_seeds"][name]}
+        for name, weight in online["average_weights"].items()
+    ]
+    return [
+        "## Weights that changed during the run",
+        "",
+        f"{', '.join(filter(None, (online['method'], PAPERS.get(online['method']))))}, from equal shares, with seeds "
+        f"{', '.join(map(str, online['seeds']))}. {online['share_of_steps_spent_measuring']:.0%} of the steps measured "
+        f"(they train like any other and count against the budget), with {max(online['num_evaluations'])} evaluations "
+        "of the validation text. `mixture.json` holds the mean over rounds and seeds; `results.json` every round.",
+        "",
+        markdown_table(rows),
+        "",
+    ]
 
 
 def _search_facts(search: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,6 +237,7 @@ def draw(
 
     goal = results["objective"]
     domains = list(results["domains"])
+    online = results["comparison"]["systems"][0]["runs"][0].get("online")
     systems = results["comparison"]["systems"]
     made = {"mixtures.png": "Shares of every mixture of the comparison"}
     _save(
@@ -234,6 +253,14 @@ def draw(
         if len(domains) == 3:
             made["ternary.png"] = "Every proxy run in the triangle of the three domains"
             _save(plots.plot_ternary(table.weights[target], values[target], domains), folder / "ternary.png")
+    if online is not None:
+        from hf_mixture.data.online.history import plot_losses, plot_weights
+
+        seed = results["comparison"]["systems"][0]["runs"][0]["seed"]
+        made["weights.png"] = f"Weights along the run of seed {seed}"
+        _save(plot_weights(online), folder / "weights.png")
+        made["losses.png"] = f"Held-out losses along the run of seed {seed}"
+        _save(plot_losses(online), folder / "losses.png")
     if trace:
         made["trace.png"] = "Best proxy found against the cost spent"
         _save(plots.plot_trace({results["search"]["method"]: trace}, name=goal["name"]), folder / "trace.png")

@@ -16,7 +16,8 @@ from hf_mixture.training.resolve import (
     recipe_values,
 )
 from hf_mixture.training.search.methods import ONLINE, online_settings
-from hf_mixture.training.search.recipe import RunSpec, SearchRecipe
+from hf_mixture.training.search.proxies import proxy_spec
+from hf_mixture.training.search.recipe import SearchRecipe
 from hf_mixture.training.strict import build, check_names
 
 
@@ -113,6 +114,11 @@ def _check_method(recipe: SearchRecipe) -> None:
         check_names([name], [*SEARCHES, *ONLINE], "the methods (method.name)")
     if name in ONLINE:
         known = set(online_settings(name))
+        if recipe.objective.metric != "loss/mean" or recipe.objective.direction != "minimize":
+            raise ValueError(
+                f"{name} lowers the mean loss of the domains, and the objective is {recipe.objective.direction} "
+                f"{recipe.objective.metric}; set objective: {{metric: loss/mean, direction: minimize}}"
+            )
         if recipe.proxy is not None or recipe.swarm:
             raise ValueError(f"{name} changes the mixture during one run and needs no proxies; remove proxy and swarm")
         if bounds.caps or bounds.fixed or bounds.max_epochs is not None:
@@ -121,13 +127,18 @@ def _check_method(recipe: SearchRecipe) -> None:
         known = set(inspect.signature(SEARCHES[name]).parameters) - GIVEN
         if recipe.proxy is None:
             raise ValueError(f"the recipe has no 'proxy', the small runs that {name} learns from; add it")
-        _check_run(recipe.proxy, "proxy")
+        check_model_config(recipe.proxy.model, "proxy.model")
+        try:
+            proxy_spec(recipe, recipe.proxy, vocab_size=257, separator=0)
+        except ValueError as error:
+            raise ValueError(f"proxy: {error}") from None
     check_names(recipe.method.settings, known, f"method.settings of {name}")
 
 
 def _check_comparison(recipe: SearchRecipe) -> None:
     comparison = recipe.comparison
-    _check_run(comparison, "comparison")
+    check_model_config(comparison.model, "comparison.model")
+    check_training_arguments(comparison.training_arguments, "comparison.training_arguments", OWNED)
     check_names(comparison.baselines, BASELINES, "comparison.baselines")
     for field in ("baselines", "seeds"):
         values = getattr(comparison, field)
@@ -135,8 +146,3 @@ def _check_comparison(recipe: SearchRecipe) -> None:
             raise ValueError(f"comparison.{field} is {values}; give at least one, each once")
     if min(comparison.seeds) < 0:
         raise ValueError(f"comparison.seeds is {comparison.seeds}; a seed is at least 0")
-
-
-def _check_run(spec: RunSpec, where: str) -> None:
-    check_model_config(spec.model, f"{where}.model")
-    check_training_arguments(spec.training_arguments, f"{where}.training_arguments", OWNED)

@@ -63,7 +63,7 @@ def search_recipe(
     shares = {} if found is None else {recipe.method.name: found.shares}
     runs: dict[str, list[dict[str, Any]]] = {}
     if is_online:
-        runs[recipe.method.name] = comparison.run_online(prior)
+        runs[recipe.method.name] = comparison.run_online()
     shares |= baseline_shares(recipe, prior, bounds)
     for name, weights in shares.items():
         runs[name] = comparison.run(name, weights)

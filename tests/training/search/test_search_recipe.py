@@ -47,8 +47,10 @@ def test_the_resolved_recipe_reads_back(values: dict[str, Any]) -> None:
         ("objective.direction", "down", "direction='down'"),
         ("objective.metric", [], r"objective.metric is \[\]"),
         ("proxy", None, "the recipe has no 'proxy'"),
-        ("proxy.training_arguments.seed", 3, "proxy.training_arguments has 'seed', which the run decides"),
-        ("proxy.training_arguments.max_steps", None, "proxy.training_arguments.max_steps is None"),
+        ("proxy.seed", 3, "unknown key 'seed' in proxy"),
+        ("proxy.num_steps", 0, "proxy: num_steps=0"),
+        ("comparison.training_arguments.seed", 3, "has 'seed', which the run decides"),
+        ("comparison.training_arguments.max_steps", None, "comparison.training_arguments.max_steps is None"),
         ("proxy.model.hidden_sizes", 3, "did you mean 'hidden_size'"),
         ("comparison.model", {"hidden_size": 3}, "comparison.model has no 'model_type'"),
         ("comparison.baselines", ["naturl"], "unknown key 'naturl' in comparison.baselines; did you mean 'natural'"),
@@ -84,7 +86,7 @@ def test_clusters_take_the_place_of_the_domains(values: dict[str, Any]) -> None:
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_search(tmp_path, tiny_search(tmp_path, num_runs=5))
     before = sorted(tmp_path.rglob("*"))
-    assert main(["mix", "search", str(path), "--dry-run", "--proxy.training_arguments.max_steps", "7"]) == 0
+    assert main(["mix", "search", str(path), "--dry-run", "--proxy.num_steps", "7"]) == 0
     assert sorted(tmp_path.rglob("*")) == before
     said = capsys.readouterr().out
     assert "objective      minimize loss/code" in said
@@ -99,7 +101,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
         (["--seed"], "'--seed' has no value"),
         (["--override", "seed"], "--override 'seed' has no '='"),
         (["--domains.code", "no/such/file"], "no/such/file"),
-        (["--proxy.training_arguments.optim", "adamm"], "proxy.training_arguments: "),
+        (["--comparison.training_arguments.optim", "adamm"], "comparison.training_arguments: "),
         (["--method.name", "climb", "--method.settings", "{rounds: []}"], "rounds=()"),
     ],
 )
