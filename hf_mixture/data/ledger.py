@@ -69,7 +69,7 @@ class Ledger(ABC):
     def reset(self, grid: Grid, sections: Sequence[Section], position: int) -> None:
         """Take other weights from a block start on."""
         self.grid, self.sections = grid, list(sections)
-        self.num_blocks = min(self.num_blocks, int(grid.block(np.array([position]))[0]))
+        self.num_blocks = min(self.num_blocks, grid.block_of(position))
         if self.end is not None and self.end > position:
             self.end = None
 
@@ -94,7 +94,7 @@ class Ledger(ABC):
 
     def extend_to_end(self) -> int:
         """Compute all counts; the length of the stream."""
-        last = int(self.grid.block(np.array([self.length - 1]))[0])
+        last = self.grid.block_of(self.length - 1)
         self.extend(last)
         return self.length if self.end is None else self.end
 

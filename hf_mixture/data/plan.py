@@ -39,6 +39,7 @@ VERSION = 2
 
 _MAX_CHANGES = 16384
 _MAX_CELLS = 2**21
+_STRETCH = 2**20
 _SHOW_PROGRESS = 10_000_000
 
 
@@ -405,16 +406,13 @@ class MixturePlan:
         from tqdm.auto import tqdm
 
         end = len(self)
-        sources, ranks = np.empty(end, dtype=np.int64), np.empty(end, dtype=np.int64)
-        grid = self._ledger.grid
-        last = int(grid.block(np.array([end - 1]))[0])
-        self._ledger.extend(last)
-        for block in tqdm(range(last + 1), desc="planning the mixture", disable=end < _SHOW_PROGRESS):
-            start = grid.start(block)
-            block_sources, block_ranks = self._block(block)
-            stop = min(start + len(block_sources), end)
-            sources[start:stop], ranks[start:stop] = block_sources[: stop - start], block_ranks[: stop - start]
-        return sources, self.rows(sources, ranks)
+        sources, rows = np.empty(end, dtype=np.int64), np.empty(end, dtype=np.int64)
+        with tqdm(total=end, desc="planning the mixture", unit_scale=True, disable=end < _SHOW_PROGRESS) as bar:
+            for start in range(0, end, _STRETCH):
+                stop = min(start + _STRETCH, end)
+                sources[start:stop], rows[start:stop] = self.locate(range(start, stop))
+                bar.update(stop - start)
+        return sources, rows
 
     def state_dict(self) -> dict[str, Any]:
         """Return what makes the plan: JSON values."""
@@ -557,7 +555,7 @@ class MixturePlan:
     def _arrange(self, block: int, before: Int64, after: Int64) -> tuple[Int64, Int64]:
         """The source and the draw at each position of one block."""
         stretch = arrange(self.seed, block, np.stack([before, after]), 0, _draw_numbers, np.int64)
-        return stretch.sources.astype(np.int64), stretch.values
+        return stretch.sources.astype(np.int64), stretch.values.astype(np.int64)
 
     def _find_stop(self, block: int, before: Int64, after: Int64) -> int:
         sources, ranks = self._arrange(block, before, after)

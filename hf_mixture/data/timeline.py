@@ -87,15 +87,15 @@ class Grid:
         # Block number of each cut.
         self.numbers = self.cuts // block_size + 1 + np.arange(len(self.cuts))
 
-    def block(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The number of the block that holds each position."""
-        blocks = positions // self.block_size
-        if len(self.cuts):
-            blocks += np.searchsorted(self.cuts, positions, side="right")
-        return blocks
+    def block_of(self, position: int) -> int:
+        """The number of the block that holds a position."""
+        num_cuts = int(np.searchsorted(self.cuts, position, side="right")) if len(self.cuts) else 0
+        return position // self.block_size + num_cuts
 
     def start(self, block: int) -> int:
         """The first position of a block."""
+        if not len(self.cuts):
+            return block * self.block_size
         num_cuts = int(np.searchsorted(self.numbers, block, side="right"))
         if num_cuts and self.numbers[num_cuts - 1] == block:
             return int(self.cuts[num_cuts - 1])

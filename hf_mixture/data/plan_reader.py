@@ -1,0 +1,122 @@
+"""Reading a plan in stretches of whole blocks: what stands there, computed for many positions at a time and kept.
+
+Letters: K sources, M positions of a stretch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_mixture.data.ledger import Ledger
+from hf_mixture.data.order import block_orders, label_type, occurrences
+
+
+Int64 = NDArray[np.int64]
+Numbers = NDArray[np.integer]
+# The values of the draws `start` to `stop` of a source.
+Values = Callable[[int, int, int], Numbers]
+
+# A stretch of this many positions takes a few MB at most.
+_MAX_POSITIONS = 2**18
+# Sorting is fast inside the cache of the processor.
+_SORTED = 2**15
+_GROWTH = 4
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Some consecutive blocks: the source at each position, and a value of its draw."""
+
+    first_block: int
+    next_block: int
+    start: int
+    sources: Numbers
+    values: Numbers
+
+    @property
+    def stop(self) -> int:
+        """The position after the last."""
+        return self.start + len(self.sources)
+
+
+class Reader:
+    """Gives the source and a value of the draw at positions, and reads ahead where positions follow one another.
+
+    Args:
+        seed: Seed of the mixture.
+        values: Given a source and two of its draws, the values of those in between.
+        dtype: Type of the values.
+    """
+
+    def __init__(self, seed: int, values: Values, dtype: type[np.integer[Any]]) -> None:
+        self.seed, self.values, self.dtype = seed, values, dtype
+        self._kept: list[Stretch] = []
+
+    def clear(self) -> None:
+        """Forget what was read ahead."""
+        self._kept.clear()
+
+    def stretch(self, ledger: Ledger, block: int, num_positions: int = 0) -> Stretch:
+        """Return a stretch with a block in it.
+
+        Args:
+            ledger: The counts; they reach beyond the block.
+            block: Number of the block.
+            num_positions: How many positions from there on are wanted.
+
+        Returns:
+            The stretch; it begins with the block unless it was kept.
+        """
+        for kept in self._kept:
+            if kept.first_block <= block < kept.next_block:
+                return kept
+        follows = next((len(kept.sources) for kept in self._kept if kept.next_block == block), 0)
+        wanted = min(max(num_positions, _GROWTH * follows), _MAX_POSITIONS)
+        num_blocks = max(1, -(-wanted // ledger.grid.block_size))
+        ledger.extend(block + num_blocks - 1)
+        prefix = ledger.prefix[block : min(block + num_blocks, ledger.num_blocks) + 1]
+        new = arrange(self.seed, block, prefix, ledger.grid.start(block), self.values, self.dtype)
+        # The last one too, for readers whose batches straddle two.
+        self._kept = [*self._kept[-1:], new]
+        return new
+
+
+def arrange(seed: int, block: int, prefix: Int64, start: int, values: Values, dtype: type[np.integer[Any]]) -> Stretch:
+    """Compute a stretch of blocks of equal length.
+
+    Args:
+        seed: Seed of the mixture.
+        block: Number of the first block.
+        prefix: int64 [T + 1, K]. Counts before the blocks and behind the last; a block of another length than the
+            first, and what follows it, is left out.
+        start: First position.
+        values: See `Reader`.
+        dtype: See `Reader`.
+    """
+    quotas = np.diff(prefix, axis=0)
+    sizes = quotas.sum(axis=1)
+    size = int(sizes[0])
+    num_blocks = len(sizes) if (sizes == size).all() else int(np.argmax(sizes != size))
+    quotas, before, num_sources = quotas[:num_blocks], prefix[0], prefix.shape[1]
+    total = prefix[num_blocks] - before
+    # Long runs of draws at once: the cost of a call is spread over them.
+    runs = [
+        values(source, int(before[source]), int(prefix[num_blocks][source])) if total[source] else np.zeros(0, dtype)
+        for source in range(num_sources)
+    ]
+    sources = np.empty(num_blocks * size, dtype=label_type(num_sources))
+    found = np.empty(num_blocks * size, dtype=dtype)
+    step = max(1, _SORTED // size)
+    for first in range(0, num_blocks, step):
+        last = min(first + step, num_blocks)
+        place = slice(first * size, last * size)
+        sources[place] = block_orders(seed, block + first, quotas[first:last])
+        order, _ = occurrences(sources[place], num_sources)
+        begin, end = (prefix[first] - before).tolist(), (prefix[last] - before).tolist()
+        found[place][order] = np.concatenate([run[a:b] for run, a, b in zip(runs, begin, end, strict=True)])
+    return Stretch(block, block + num_blocks, start, sources, found)
