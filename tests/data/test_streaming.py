@@ -211,9 +211,11 @@ def test_a_stream_of_unknown_length_ends_where_its_sources_are_exhausted(mixture
     assert max(Counter(first).values()) == 1
     every = ids(MixtureIterableDataset(sources, mixture, stopping_strategy="all_exhausted"))
     assert len(set(every)) == sum(SIZES.values())
-    assert Counter(every)[every[-1]] == 1
-    last = every[-1].split("/")[0]
-    assert len({row for row in every[:-1] if row.startswith(last)}) == SIZES[last] - 1
+    if mixture.unit == "tokens" or kind != "map_style":
+        # The last row is the one that was outstanding; where all sizes are known, the plan has a length instead.
+        last = every[-1].split("/")[0]
+        assert Counter(every)[every[-1]] == 1
+        assert len({row for row in every[:-1] if row.startswith(last)}) == SIZES[last] - 1
     for strategy, expected in (("first_exhausted", first), ("all_exhausted", every)):
         assert union(1, 2, mixture, kind, batch_size=1, stopping_strategy=strategy) == expected
 
