@@ -188,9 +188,10 @@ def _online_lines(online: Mapping[str, Any]) -> list[str]:
         "## Weights that changed during the run",
         "",
         f"{', '.join(filter(None, (online['method'], PAPERS.get(online['method']))))}, from equal shares, with seeds "
-        f"{', '.join(map(str, online['seeds']))}. {online['share_of_steps_spent_measuring']:.0%} of the steps measured "
-        f"(they train like any other and count against the budget), with {max(online['num_evaluations'])} evaluations "
-        "of the validation text. `mixture.json` holds the mean over rounds and seeds; `results.json` every round.",
+        f"{', '.join(map(str, online['seeds']))}. {online['share_of_steps_spent_measuring']:.0%} of the steps served "
+        "to measure (they train like any other and count against the budget), with "
+        f"{max(online['num_evaluations'])} evaluations of the validation text. "
+        "`mixture.json` holds the mean over rounds and seeds; `results.json` every round.",
         "",
         markdown_table(rows),
         "",

@@ -136,7 +136,7 @@ def test_a_killed_search_ends_like_an_uninterrupted_one(tmp_path: Path, method: 
         recipe["comparison"]["training_arguments"]["save_steps"] = 1
         paths.append(write_search(folder, recipe))
     assert main(["mix", "search", str(paths[0])]) == 0
-    clock = random.Random(0)
+    clock = random.Random(0)  # noqa: S311 - sampling, not cryptography
     interrupted = [killed(paths[1], clock.uniform(0.0, 4.0)) for _ in range(num_kills)]
     assert any(interrupted)
     assert main(["mix", "search", str(paths[1]), "--resume"]) == 0
