@@ -136,7 +136,7 @@ def compare_losses(steps: int, seeds: int, only: list[str] | None, folder: Path)
         "natural weights": (natural, lambda: MixtureCallback(**plain)),
         "Aioli": (equal, lambda: AioliCallback(held_out)),
         "Aioli, eta 1": (equal, lambda: AioliCallback(held_out, eta=1.0)),
-        "Aioli, 2 x 2 steps": (equal, lambda: AioliCallback(held_out, lp_steps=2)),
+        "Aioli, 2 x 1 steps": (equal, lambda: AioliCallback(held_out, lp_steps=1)),
         "Aioli, static": (equal, lambda: AioliCallback(held_out, static=True)),
         "DoGE": (equal, lambda: DoGECallback(held_out)),
         "Skill-It": (equal, lambda: SkillItCallback(held_out)),
@@ -221,7 +221,7 @@ def fidelity(parent: int, horizon: int, mixtures: int, seed: int, folder: Path) 
     explained = 1 - np.sum((np.array(drops) - shares @ target.T) ** 2) / np.sum((drops - np.mean(drops, axis=0)) ** 2)
 
     found: dict[str, Any] = {}
-    for name, sweeps, size in (("4 x 4 steps", 4, 4), ("2 x 2 steps", 2, 2), ("2 x 1 steps", 2, 1)):
+    for name, sweeps, size in (("4 x 4 steps", 4, 4), ("2 x 4 steps", 2, 4), ("2 x 1 steps", 2, 1)):
         aioli = AioliCallback(held_out, lp_rounds=sweeps, lp_steps=size, static=True, seed=seed)
         child(equal, aioli, sweeps * size * len(train) + 4)
         measured = aioli.history[0]

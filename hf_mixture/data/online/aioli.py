@@ -24,11 +24,11 @@ class AioliCallback(MixingLawCallback):
         validation: Held-out rows by domain: anything with a length and rows with `input_ids` (and `labels`, if these
             differ). Its domains may be others than those trained on, unless `diagonal`.
         lp_rounds: Blocks of each domain in a round, >= 1. Default: 2.
-        lp_steps: Optimizer steps of a block, >= 1. Default: 1.
+        lp_steps: Optimizer steps of a block, >= 1. Shorter ones measure more noise. Default: 4.
         update_steps: Optimizer steps of a round; must divide the steps after the prior. Default: rounds of equal
             length with delta up to .1.
         one_hot_factor: f, the share of the favoured domain in its block, in (1/m, 1]. Default: .75.
-        eta: Step size, > 0. As A has sum 1, a round changes no ratio of weights by more than `exp(eta)`. Default: .2.
+        eta: Step size, > 0. As A has sum 1, a round changes no ratio of weights by more than `exp(eta)`. Default: .5.
         ema: Weight of the past matrices, in [0, 1). Default: None, no averaging.
         update: `"multiplicative"`: from the weights of the last round, as in the paper. `"reset"`: from equal weights,
             as in the published code. Default: `"multiplicative"`.
@@ -45,21 +45,22 @@ class AioliCallback(MixingLawCallback):
 
     Example:
         ```python
+        >>> import contextlib, io, tempfile
         >>> from datasets import Dataset
         >>> from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
-        >>> from hf_mixture import Mixture
+        >>> from hf_mixture import AioliCallback, Mixture
         >>> from hf_mixture.data.mixture_dataset import MixtureDataset
-        >>> from hf_mixture.data.online import AioliCallback
         >>> rows = {name: Dataset.from_dict({"input_ids": [[i, i + 1] * 4] * 40, "labels": [[i, i + 1] * 4] * 40})
         ...         for i, name in enumerate(["a", "b"])}
         >>> mixed = MixtureDataset(rows, Mixture({"a": 0.5, "b": 0.5}, unit="examples"), num_examples=240)
         >>> held_out = {name: data.select(range(4)) for name, data in rows.items()}
-        >>> aioli = AioliCallback(held_out, lp_rounds=1, lp_steps=1)
-        >>> arguments = TrainingArguments(
-        ...     "out", max_steps=60, per_device_train_batch_size=4, train_sampling_strategy="sequential",
-        ...     save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True)
+        >>> aioli = AioliCallback(held_out, lp_steps=1, update_steps=20)
         >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1, n_positions=8))
-        >>> _ = Trainer(model, arguments, train_dataset=mixed, callbacks=[aioli]).train()
+        >>> with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        ...     arguments = TrainingArguments(
+        ...         folder, max_steps=60, per_device_train_batch_size=4, train_sampling_strategy="sequential",
+        ...         save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True)
+        ...     _ = Trainer(model, arguments, train_dataset=mixed, callbacks=[aioli]).train()
         >>> len(aioli.history), round(sum(aioli.history[-1]["weights"].values()), 6)
         (3, 1.0)
 
@@ -71,10 +72,10 @@ class AioliCallback(MixingLawCallback):
         validation: Mapping[str, Any] | None = None,
         *,
         lp_rounds: int = 2,
-        lp_steps: int = 1,
+        lp_steps: int = 4,
         update_steps: int | None = None,
         one_hot_factor: float = 0.75,
-        eta: float = 0.2,
+        eta: float = 0.5,
         ema: float | None = None,
         update: Update = "multiplicative",
         diagonal: bool = False,

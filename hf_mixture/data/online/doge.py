@@ -133,7 +133,15 @@ class DoGECallback(MixingLawCallback):
         ValueError: As for `AioliCallback`.
 
     Example:
-        See `AioliCallback`; `DoGECallback(validation)` is used in the same way.
+        Used like `AioliCallback`:
+
+        ```python
+        >>> from hf_mixture import DoGECallback
+        >>> callback = DoGECallback({"a": [{"input_ids": [1, 2]}]}, update_steps=50)
+        >>> callback.estimator.cost(num_validation=3, num_domains=3).backward_passes
+        4
+
+        ```
     """
 
     def __init__(

@@ -83,7 +83,15 @@ class DoReMiCallback(MixingLawCallback):
         ValueError: As for `AioliCallback`.
 
     Example:
-        See `AioliCallback`; `DoReMiCallback(validation, reference=model)` is used in the same way.
+        Used like `AioliCallback`:
+
+        ```python
+        >>> from hf_mixture import DoReMiCallback
+        >>> callback = DoReMiCallback({"a": [{"input_ids": [1, 2]}]}, reference={"a": 0.5}, update_steps=50)
+        >>> callback.settings["eta"]
+        1.0
+
+        ```
     """
 
     def __init__(

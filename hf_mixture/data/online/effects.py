@@ -188,7 +188,7 @@ def similarity(effects: npt.ArrayLike, target: npt.ArrayLike) -> float:
     Example:
         ```python
         >>> from hf_mixture.data.online.effects import similarity
-        >>> similarity([[3.0, 0.0], [0.0, 1.0]], [[6.0, 2.0]])
+        >>> round(similarity([[3.0, 0.0], [0.0, 1.0]], [[6.0, 2.0]]), 6)
         1.0
 
         ```

@@ -60,6 +60,16 @@ def plot_weights(history: Mapping[str, Any], *, axes: Any = None) -> Any:
 
     Returns:
         The axes; `axes.figure.savefig(path)` writes them.
+
+    Example:
+        ```python
+        >>> from hf_mixture.data.online import plot_weights
+        >>> history = {"method": "odm", "domains": ["a", "b"], "max_steps": 9, "rounds": [],
+        ...            "initial_weights": {"a": 0.9, "b": 0.1}}
+        >>> [line.get_label() for line in plot_weights(history).lines]
+        ['a', 'b']
+
+        ```
     """
     axes = _axes(axes)
     rounds = history["rounds"]

@@ -45,7 +45,14 @@ class ODMCallback(MixingLawCallback):
         ValueError: As for `AioliCallback`.
 
     Example:
-        See `AioliCallback`; `ODMCallback()` is used in the same way.
+        Used like `AioliCallback`:
+
+        ```python
+        >>> from hf_mixture import ODMCallback
+        >>> ODMCallback(update_steps=10).estimator.cost(num_validation=0, num_domains=3).evaluations
+        0
+
+        ```
     """
 
     def __init__(

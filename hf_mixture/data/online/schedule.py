@@ -95,7 +95,7 @@ class Rounds:
         if period is None:
             period = max(left // num_updates, 1)
             if blocks and first_only:
-                period = min(max(period, math.ceil(blocks / MOST_BY_DEFAULT)), left)
+                period = min(max(period, 4 * blocks), left)
             elif blocks:
                 period = left // max(math.floor(left * MOST_BY_DEFAULT / blocks), 1)
         if period < 1 or period > left:

@@ -118,7 +118,16 @@ class SkillItCallback(MixingLawCallback):
         ValueError: As for `AioliCallback`.
 
     Example:
-        See `AioliCallback`; `SkillItCallback(validation)` is used in the same way.
+        Used like `AioliCallback`:
+
+        ```python
+        >>> from hf_mixture import SkillItCallback
+        >>> held_out = {"a": [{"input_ids": [1, 2]}], "b": [{"input_ids": [3, 4]}]}
+        >>> callback = SkillItCallback(held_out, graph=[[0.8, 0.5], [0.4, 0.6]])  # row: trained on; column: measured
+        >>> callback.estimator.graph.tolist()  # A, its transpose
+        [[0.8, 0.4], [0.5, 0.6]]
+
+        ```
     """
 
     def __init__(

@@ -477,7 +477,7 @@ def test_a_run_that_goes_on_with_something_else_is_refused(whole_runs, tmp_path)
     whole, _, _ = whole_runs["aioli"]
     checkpoint = str(Path(whole.args.output_dir, "checkpoint-7"))
     cases = {
-        r"had eta=0.2 and this one has 2.0": aioli(eta=2.0),
+        r"had eta=0.5 and this one has 2.0": aioli(eta=2.0),
         r"had validation data=": AioliCallback(
             held_out() | {"json": held_out()["email"]}, lp_rounds=1, lp_steps=1, update_steps=12, seed=4
         ),
