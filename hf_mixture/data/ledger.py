@@ -5,20 +5,23 @@ Letters: K sources, T blocks, N positions, B block length.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_mixture.data.quotas import fill, share_block
+from hf_mixture.data.quotas import fill, share_block, share_blocks
 from hf_mixture.data.timeline import Grid, Timeline
 
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 UNCAPPED = 2**62
+_AHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -76,21 +79,34 @@ class Ledger(ABC):
     def extend(self, block: int) -> bool:
         """Compute the counts up to the end of a block; whether the stream has that block."""
         while self.num_blocks <= block:
-            start = self.grid.start(self.num_blocks)
-            if start >= self.length or self.end is not None:
+            if self.end is not None or self.grid.start(self.num_blocks) >= self.length:
                 return False
-            if self.num_blocks + 1 == len(self.prefix):
-                self._grow()
-            stop = min(self.grid.start(self.num_blocks + 1), self.length)
-            before = self.prefix[self.num_blocks]
-            after = self._share(self.num_blocks, start, stop, before)
-            self.prefix[self.num_blocks + 1] = after
-            if (after > self.stops).any():
-                self.end = start + self.find_stop(self.num_blocks, before, after)
-            elif (missing := stop - start - int((after - before).sum())) > 0:
-                self.end = stop - missing
-            self.num_blocks += 1
+            # Some blocks ahead: what they have in common is computed once.
+            ends = self._ends(self.num_blocks)
+            self._reserve(self.num_blocks + len(ends))
+            first = self.num_blocks
+            self._share(first, ends)
+            for number, (start, stop) in enumerate(itertools.pairwise([self.grid.start(first), *ends]), first):
+                before, after = self.prefix[number], self.prefix[number + 1]
+                self.num_blocks = number + 1
+                if (after > self.stops).any():
+                    self.end = start + self.find_stop(number, before, after)
+                elif (missing := stop - start - int((after - before).sum())) > 0:
+                    self.end = stop - missing
+                if self.end is not None:
+                    break
         return True
+
+    def _ends(self, block: int) -> list[int]:
+        """Where a block and some that follow it end, under the same section."""
+        start = self.grid.start(block)
+        limit = min([self.length, *(section.start for section in self.sections if section.start > start)])
+        ends = []
+        for number in range(block + 1, block + 1 + _AHEAD):
+            ends.append(min(self.grid.start(number), limit))
+            if ends[-1] == limit:
+                break
+        return ends
 
     def extend_to_end(self) -> int:
         """Compute all counts; the length of the stream."""
@@ -102,12 +118,21 @@ class Ledger(ABC):
         """The weights at a position."""
         return next(section for section in reversed(self.sections) if section.start <= position)
 
-    def _grow(self) -> None:
-        self.prefix = np.concatenate([self.prefix, np.zeros_like(self.prefix)])
+    def _reserve(self, num_blocks: int) -> None:
+        """Make room for the counts of so many blocks."""
+        if num_blocks >= len(self.prefix):
+            self.prefix = _grown(self.prefix, num_blocks)
 
     @abstractmethod
-    def _share(self, block: int, start: int, stop: int, before: Int64) -> Int64:
-        """The counts at the end of a block."""
+    def _share(self, block: int, ends: Sequence[int]) -> None:
+        """Enter the counts at the ends of a block and of those that follow it."""
+
+
+def _grown(table: NDArray[Any], num_blocks: int) -> NDArray[Any]:
+    """A table with room for more blocks."""
+    more = np.zeros((max(num_blocks + 1, len(table) * 5 // 4), table.shape[1]), dtype=table.dtype)
+    more[: len(table)] = table
+    return more
 
 
 class ExampleLedger(Ledger):
@@ -117,39 +142,55 @@ class ExampleLedger(Ledger):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.targets = np.zeros_like(self.prefix, dtype=np.float64)
 
-    def _grow(self) -> None:
-        super()._grow()
-        self.targets = np.concatenate([self.targets, np.zeros_like(self.targets)])
+    def _reserve(self, num_blocks: int) -> None:
+        super()._reserve(num_blocks)
+        if num_blocks >= len(self.targets):
+            self.targets = _grown(self.targets, num_blocks)
 
-    def _share(self, block: int, start: int, stop: int, before: Int64) -> Int64:
-        timeline = self.section(start).timeline
-        reached = self.targets[block]
-        meant = timeline.target(stop) - timeline.target(start)
-        drawable = (meant > 0) & (before < self.caps)
-        open_meant = np.where(drawable, meant, 0.0)
-        if not drawable.any():
-            self.targets[block + 1] = reached
-            return before.copy()
-        increments = open_meant * ((stop - start) / open_meant.sum())
-        # A source that reaches its cap in this block gets exactly the rest.
-        target = reached + fill(increments, np.maximum(self.caps - reached, 0.0))
-        self.targets[block + 1] = target
-        following = np.floor(target) + 1
-        if stop == self.length:
+    def _share(self, block: int, ends: Sequence[int]) -> None:
+        timeline = self.section(self.grid.start(block)).timeline
+        bounds = np.array([self.grid.start(block), *ends])
+        integrals = timeline.targets(bounds)
+        if (self.caps < UNCAPPED).any():
+            self._share_capped(block, ends, np.diff(integrals, axis=0))
+            return
+        targets = self.targets[block] + (integrals[1:] - integrals[0])
+        drawable = np.diff(integrals, axis=0) > 0
+        missing = np.floor(targets) + 1 - targets
+        due = timeline.reach(missing + integrals[1:], bounds[1:])
+        if ends[-1] == self.length:
             # No block follows: the largest remainders decide.
+            due[-1] = missing[-1]
+        self.targets[block + 1 : block + 1 + len(ends)] = targets
+        counts = self.prefix[block : block + 1 + len(ends)]
+        share_blocks(counts, targets, due, drawable, np.diff(bounds))
+
+    def _share_capped(self, block: int, ends: Sequence[int], meant: Float64) -> None:
+        for number, end in enumerate(ends):
+            start = self.grid.start(block + number)
+            before, reached = self.prefix[block + number], self.targets[block + number]
+            drawable = (meant[number] > 0) & (before < self.caps)
+            open_meant = np.where(drawable, meant[number], 0.0)
+            target = reached
+            if drawable.any():
+                increments = open_meant * ((end - start) / open_meant.sum())
+                # A source that reaches its cap in this block gets exactly the rest.
+                target = reached + fill(increments, np.maximum(self.caps - reached, 0.0))
+            following = np.floor(target) + 1
             due = following - target
-        elif (self.caps < UNCAPPED).any():
-            due = np.divide(following - target, open_meant, out=np.full(len(target), np.inf), where=open_meant > 0)
-        else:
-            due = timeline.reach(following - target + timeline.target(stop), stop)
-        return share_block(before, target, due, drawable, self.caps, stop - start)
+            if end < self.length:
+                due = np.divide(due, open_meant, out=np.full(len(target), np.inf), where=open_meant > 0)
+            self.targets[block + number + 1] = target
+            self.prefix[block + number + 1] = share_block(
+                before, target, due, drawable, caps=self.caps, num_positions=end - start
+            )
 
 
 class LengthLedger(Ledger):
     """Shares that count the tokens or bytes of the rows.
 
-    Time is the mass of the whole stream. Each source has a credit, which grows by its share of that mass; draw r is due
-    when the credit passes the middle of its row. Each source is then always within about half a row of its share,
+    Time is the mass of the whole stream. Each source has a credit, which grows by its share of that mass; draw r is
+    due when the credit passes the middle of its row. Each source is then always within about half a row of its share,
     whatever the lengths, and no error accumulates. What is over at the end of a block, or of a segment, is carried on.
 
     Args:
@@ -166,14 +207,19 @@ class LengthLedger(Ledger):
         self.mass = np.zeros_like(self.prefix)
         self.credit = np.zeros_like(self.prefix, dtype=np.float64)
 
-    def _grow(self) -> None:
-        super()._grow()
-        self.mass = np.concatenate([self.mass, np.zeros_like(self.mass)])
-        self.credit = np.concatenate([self.credit, np.zeros_like(self.credit)])
+    def _reserve(self, num_blocks: int) -> None:
+        super()._reserve(num_blocks)
+        if num_blocks >= len(self.mass):
+            self.mass, self.credit = _grown(self.mass, num_blocks), _grown(self.credit, num_blocks)
 
-    def _share(self, block: int, start: int, stop: int, before: Int64) -> Int64:
+    def _share(self, block: int, ends: Sequence[int]) -> None:
+        for number, stop in enumerate(ends, block):
+            self._share_one(number, self.grid.start(number), stop)
+
+    def _share_one(self, block: int, start: int, stop: int) -> None:
+        before = self.prefix[block]
         timeline = self.section(start).timeline
-        meant = timeline.target(stop) - timeline.target(start)
+        meant = np.diff(timeline.targets(np.array([start, stop])), axis=0)[0]
         room = np.minimum(self.caps - before, stop - start)
         drawn = np.flatnonzero((meant > 0) & (room > 0))
         counts, mass, credit = before.copy(), self.mass[block].copy(), self.credit[block].copy()
@@ -193,8 +239,7 @@ class LengthLedger(Ledger):
                 open_shares = shares[~full].sum()
                 gains[~full] = shares[~full] * (rest / open_shares) if open_shares else 0.0
             credit[drawn] += gains
-        self.mass[block + 1], self.credit[block + 1] = mass, credit
-        return counts
+        self.prefix[block + 1], self.mass[block + 1], self.credit[block + 1] = counts, mass, credit
 
     def _first_due(
         self, drawn: Int64, shares: Float64, ranks: Int64, debts: Float64, room: Int64, num_positions: int

@@ -30,7 +30,7 @@ _SPREAD = np.uint32(0x2C1B3C6D)
 _HALF = np.uint32(16)
 _SMALL = 512
 # Working sets of this size stay in the cache of the processor.
-_CHUNK = 2**14
+_CHUNK = 2**15
 
 
 def _mix(x: UInt64) -> UInt64:

@@ -210,7 +210,7 @@ class MixturePlan:
         sections = [section for section in self._ledger.sections if section.start < end]
         stops = [*(section.start for section in sections[1:]), end]
         parts = [
-            section.timeline.target(stop) - section.timeline.target(section.start)
+            np.diff(section.timeline.targets(np.array([section.start, stop])), axis=0)[0]
             for section, stop in zip(sections, stops, strict=True)
         ]
         mean: Float64 = np.sum(parts, axis=0) / end
@@ -338,7 +338,11 @@ class MixturePlan:
     def _check_inside(self, positions: Sequence[int] | Int64 | range) -> tuple[Int64, bool]:
         """The positions, and whether each follows the one before."""
         self._refresh()
-        wanted = np.asarray(positions, dtype=np.int64)
+        if isinstance(positions, range):
+            # NumPy converts a range number by number.
+            wanted = np.arange(positions.start, positions.stop, positions.step)
+        else:
+            wanted = np.asarray(positions, dtype=np.int64)
         if not len(wanted):
             return wanted, True
         low, high = int(wanted.min()), int(wanted.max())

@@ -14,6 +14,7 @@ from hf_mixture.data.schedule import Segment
 
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 
 class Timeline:
@@ -40,34 +41,41 @@ class Timeline:
         segment = self._segment(position)
         return np.maximum(self.first[segment] + self.slope[segment] * (position - self.starts[segment]), 0.0)
 
-    def target(self, position: int) -> Float64:
-        """float64 [K]: the integral of the weights from 0 to a position."""
-        segment = self._segment(position)
-        x = float(position - self.starts[segment])
-        return self.integral[segment] + self.first[segment] * x + self.slope[segment] * (x * x / 2)
-
-    def reach(self, values: Float64, position: int) -> Float64:
-        """The first position, `position` or later, at which the integral of each source is `values`; inf for never.
+    def targets(self, positions: Int64) -> Float64:
+        """The integral of the weights from 0 to each position.
 
         Args:
-            values: float64 [K].
-            position: Where to begin to look.
+            positions: int64 [T].
 
         Returns:
-            float64 [K].
+            float64 [T, K].
         """
-        now = self._segment(position)
-        if now == len(self.starts) - 1:
-            segment = np.full(len(values), now)
-        else:
-            segment = now + (self.integral[now + 1 :] <= values).sum(axis=0)
-        source = np.arange(len(values))
+        segments = np.searchsorted(self.starts, positions, side="right") - 1
+        x = (positions - self.starts[segments]).astype(np.float64)[:, None]
+        return self.integral[segments] + self.first[segments] * x + self.slope[segments] * (x * x / 2)
+
+    def reach(self, values: Float64, positions: Int64) -> Float64:
+        """Where the integral of each source first is a value, at a given position or later; inf for never.
+
+        Args:
+            values: float64 [T, K].
+            positions: int64 [T]. Where to begin to look.
+
+        Returns:
+            float64 [T, K].
+        """
+        segment = np.zeros(values.shape, dtype=np.int64)
+        if len(self.starts) > 1:
+            now = np.searchsorted(self.starts, positions, side="right") - 1
+            for row, first in enumerate(now.tolist()):
+                segment[row] = first + (self.integral[first + 1 :] <= values[row]).sum(axis=0)
+        source = np.arange(values.shape[1])
         first, slope = self.first[segment, source], self.slope[segment, source]
         missing = values - self.integral[segment, source]
         # The root of slope / 2 x^2 + first x = missing, in the form that does not cancel and allows a slope of 0.
         root = first + np.sqrt(np.maximum(first * first + 2 * slope * missing, 0.0))
-        x = np.divide(2 * missing, root, out=np.full(len(values), np.inf), where=root > 0)
-        return np.maximum(self.starts[segment] + x, position)
+        x = np.divide(2 * missing, root, out=np.full(values.shape, np.inf), where=root > 0)
+        return np.maximum(self.starts[segment] + x, positions[:, None])
 
     def _segment(self, position: float) -> int:
         return int(np.searchsorted(self.starts, position, side="right")) - 1
