@@ -21,10 +21,42 @@ if TYPE_CHECKING:
     from hf_mixture.data.domains import load_domain as load_domain
     from hf_mixture.data.domains import load_domains as load_domains
     from hf_mixture.data.domains import split_by_domain as split_by_domain
+    from hf_mixture.data.export import export_mixture as export_mixture
+    from hf_mixture.data.importers import import_mixture as import_mixture
     from hf_mixture.data.installed import installed_packages as installed_packages
     from hf_mixture.data.interleave import interleave_datasets as interleave_datasets
     from hf_mixture.data.mixture import Mixture as Mixture
+    from hf_mixture.data.mixture_dataset import MixtureDataset as MixtureDataset
+    from hf_mixture.data.online.aioli import AioliCallback as AioliCallback
+    from hf_mixture.data.online.callback import MixingLawCallback as MixingLawCallback
+    from hf_mixture.data.online.doge import DoGECallback as DoGECallback
+    from hf_mixture.data.online.doremi import DoReMiCallback as DoReMiCallback
+    from hf_mixture.data.online.odm import ODMCallback as ODMCallback
+    from hf_mixture.data.online.skillit import SkillItCallback as SkillItCallback
+    from hf_mixture.data.pack import TokenPack as TokenPack
+    from hf_mixture.data.packed_rows import collate_packed as collate_packed
+    from hf_mixture.data.plan import MixturePlan as MixturePlan
+    from hf_mixture.data.plan_report import plan_report as plan_report
+    from hf_mixture.data.proxy.runner import ProxyRunner as ProxyRunner
+    from hf_mixture.data.proxy.spec import ProxySpec as ProxySpec
+    from hf_mixture.data.proxy.swarm import ProxySwarm as ProxySwarm
+    from hf_mixture.data.schedule import Segment as Segment
+    from hf_mixture.data.schedule import SourcePolicy as SourcePolicy
+    from hf_mixture.data.search.admire import AdmireSearch as AdmireSearch
+    from hf_mixture.data.search.climb import ClimbSearch as ClimbSearch
+    from hf_mixture.data.search.constraints import Constraints as Constraints
+    from hf_mixture.data.search.dml import DMLSearch as DMLSearch
+    from hf_mixture.data.search.entry import search_mixture as search_mixture
+    from hf_mixture.data.search.entry import search_result as search_result
+    from hf_mixture.data.search.loop import run_search as run_search
+    from hf_mixture.data.search.protocol import Objective as Objective
+    from hf_mixture.data.search.regmix import RegMixSearch as RegMixSearch
+    from hf_mixture.data.search.table import RunTable as RunTable
     from hf_mixture.data.source import Source as Source
+    from hf_mixture.data.streaming import MixtureIterableDataset as MixtureIterableDataset
+    from hf_mixture.data.streaming_trainer import MixtureStreamCallback as MixtureStreamCallback
+    from hf_mixture.data.tokenise import pack_tokens as pack_tokens
+    from hf_mixture.data.trainer import MixtureCallback as MixtureCallback
     from hf_mixture.methods import list_methods as list_methods
 
 __version__ = "0.1.0.dev0"

@@ -82,24 +82,28 @@ _METHODS: tuple[MethodInfo, ...] = (
         kind="data",
         paper="RegMix, arXiv 2407.01492",
         plug_point='search_mixture("regmix", domains, ...)',
+        status="available",
     ),
     MethodInfo(
         name="CLIMB",
         kind="data",
         paper="CLIMB, arXiv 2504.13161",
         plug_point='search_mixture("climb", domains, ...)',
+        status="available",
     ),
     MethodInfo(
         name="Aioli",
         kind="data",
         paper="Aioli, arXiv 2411.05735",
         plug_point="Trainer(callbacks=[AioliCallback(...)])",
+        status="available",
     ),
     MethodInfo(
         name="ADMIRE-BayesOpt",
         kind="data",
         paper="ADMIRE-BayesOpt, arXiv 2508.11551",
         plug_point='search_mixture("admire", domains, ...)',
+        status="available",
     ),
     MethodInfo(
         name="MixtureVitae",
@@ -167,6 +171,6 @@ def list_methods() -> tuple[MethodInfo, ...]:
     Example:
         >>> import hf_mixture
         >>> [method.name for method in hf_mixture.list_methods() if method.status == "available"]
-        ['MoS']
+        ['MoS', 'RegMix', 'CLIMB', 'Aioli', 'ADMIRE-BayesOpt']
     """
     return _METHODS

@@ -26,7 +26,7 @@ import hf_mixture
 
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/data_mixtures.md")
 PUBLIC = [name for name in hf_mixture.__all__ if not name.startswith("__")]
 MODULES = ["hf_mixture", *(m.name for m in pkgutil.walk_packages(hf_mixture.__path__, "hf_mixture.") if not m.ispkg)]
 
@@ -93,7 +93,9 @@ def test_coverage_of_public_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_of_docstrings_run(name: str) -> None:
+def test_examples_of_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An example that trains writes to a folder beside it.
+    monkeypatch.chdir(tmp_path)
     outcome = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert outcome.failed == 0
 

@@ -21,8 +21,15 @@ def run(args: argparse.Namespace) -> int:
     from hf_mixture.methods import list_methods
 
     methods = list_methods()
-    files_of_recipes = (entry.name for entry in importlib.resources.files("hf_mixture.recipes").iterdir())
-    recipes = sorted(name.removesuffix(".yaml") for name in files_of_recipes if name.endswith(".yaml"))
+    entries = importlib.resources.files("hf_mixture.recipes").iterdir()
+    texts = {
+        entry.name.removesuffix(".yaml"): entry.read_text("utf-8") for entry in entries if entry.name.endswith(".yaml")
+    }
+    recipes = sorted(texts)
+    by_command: dict[str, list[str]] = {"train": [], "mix search": []}
+    for name in recipes:
+        # A search is the recipe that names a method; the parser of recipes is slow to import.
+        by_command["mix search" if "\nmethod:" in texts[name] else "train"].append(name)
     if args.json:
         print(
             json.dumps({"methods": [dataclasses.asdict(method) for method in methods], "recipes": recipes}, indent=2)
@@ -32,5 +39,6 @@ def run(args: argparse.Namespace) -> int:
     for method in methods:
         print(f"{method.name:<{width}}  {method.status:<9}  {method.paper}")
         print(f"{'':<{width}}  {'':<9}  {method.plug_point}")
-    print(f"recipes for hf-mixture train: {', '.join(recipes)}")
+    for command, names in by_command.items():
+        print(f"recipes for hf-mixture {command}: {', '.join(names)}")
     return 0

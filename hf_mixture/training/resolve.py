@@ -79,7 +79,10 @@ def resolve_recipe(
         ValueError: If a key is unknown, a value has the wrong type or breaks a rule.
     """
     given = [] if model is None else [("model", {"from_pretrained": model}), ("tokenizer", {})]
-    recipe = build(Recipe, recipe_values(text, overrides=[*given, *overrides], smoke=smoke), "")
+    values = recipe_values(text, overrides=[*given, *overrides], smoke=smoke)
+    if "method" in values:
+        raise ValueError("the recipe has a 'method': it searches a mixture; run it with hf-mixture mix search")
+    recipe = build(Recipe, values, "")
     _check(recipe)
     return recipe
 

@@ -11,7 +11,7 @@ from hf_mixture.training.recipe import Recipe
 from hf_mixture.training.resolve import find_recipe, peft_config, resolve_recipe, training_argument_values
 
 
-PACKAGED = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+PACKAGED = ["quickstart", "smollm2_mos"]
 
 
 @pytest.fixture
@@ -116,6 +116,11 @@ def test_packaged_recipes_resolve(name: str, smoke: bool) -> None:
     recipe = resolve_recipe(find_recipe(name), smoke=smoke)
     assert recipe.name == name
     assert any((config or {}).get("peft_type") == "MOS" for config in recipe.adapters.values())
+
+
+def test_a_recipe_of_a_search_names_its_command() -> None:
+    with pytest.raises(ValueError, match="run it with hf-mixture mix search"):
+        resolve_recipe(find_recipe("regmix"))
 
 
 def test_an_unknown_recipe_names_the_packaged_ones() -> None:

@@ -42,7 +42,10 @@ def resolve_search(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smok
     Raises:
         ValueError: If a key is unknown, a value has the wrong type or breaks a rule.
     """
-    recipe = build(SearchRecipe, recipe_values(text, overrides=overrides, smoke=smoke), "")
+    values = recipe_values(text, overrides=overrides, smoke=smoke)
+    if "adapters" in values:
+        raise ValueError("the recipe has 'adapters': it trains on a given mixture; run it with hf-mixture train")
+    recipe = build(SearchRecipe, values, "")
     check_folder_names("domains", recipe.domains)
     for section in (recipe.domains, recipe.targets):
         for name, values in section.items():

@@ -10,6 +10,7 @@ import yaml
 from tiny_search import tiny_search, write_search
 
 from hf_mixture.cli.main import main
+from hf_mixture.training.resolve import find_recipe
 from hf_mixture.training.search.recipe import SearchRecipe
 from hf_mixture.training.search.resolve import resolve_search
 from hf_mixture.training.strict import apply_override
@@ -73,6 +74,19 @@ def test_bad_values_are_refused(values: dict[str, Any], path: str, value: Any, s
     apply_override(values, path, value)
     with pytest.raises(ValueError, match=said):
         resolve(values)
+
+
+@pytest.mark.parametrize("name", ["admire", "aioli", "climb", "regmix"])
+@pytest.mark.parametrize("smoke", [False, True])
+def test_packaged_recipes_resolve(name: str, smoke: bool) -> None:
+    recipe = resolve_search(find_recipe(name), smoke=smoke)
+    assert (recipe.name, recipe.method.name) == (name, name)
+    assert recipe.comparison.baselines == ["natural", "stratified"]
+
+
+def test_a_recipe_of_a_training_names_its_command() -> None:
+    with pytest.raises(ValueError, match="run it with hf-mixture train"):
+        resolve_search(find_recipe("quickstart"))
 
 
 def test_clusters_take_the_place_of_the_domains(values: dict[str, Any]) -> None:

@@ -85,6 +85,13 @@ def test_a_search_leaves_mixture_table_report_and_card(
     assert "add --resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", list(METHODS))
+def test_packaged_recipes_run_small(tmp_path: Path, method: str) -> None:
+    assert main(["mix", "search", method, "--smoke", "--output_dir", str(tmp_path / "run")]) == 0
+    assert Mixture.from_pretrained(tmp_path / "run").metadata["provenance"]["method"] == method
+
+
 def killed(path: Path, after: float) -> bool:
     """Start the search, kill it after some seconds; whether it was still running."""
     code = "import sys; from hf_mixture.cli.main import main; sys.exit(main(sys.argv[1:]))"
