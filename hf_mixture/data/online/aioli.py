@@ -35,7 +35,8 @@ class AioliCallback(MixingLawCallback):
         diagonal: Ablation: each domain acts on its own loss only.
         static: Ablation: one round, whose weights hold to the end.
         prior: Weights of the first `prior_steps` steps, by domain, for example of `DMLSearch`. Default: the mixture's.
-        prior_steps: Optimizer steps before the first round. Default: 0.
+        prior_steps: Optimizer steps before the first round. Default: 0 with `update_steps` or `static`, otherwise a
+            tenth of the run: LearnParams in the first steps of a short run costs most and tells least.
         seed: Seed of the order of the blocks. Default: 0.
         eval_batch_size: Rows of an evaluation batch. Default: `per_device_eval_batch_size`.
         lag: Optimizer steps from a decision to its effect. Default: the fewest that no process has fetched.
@@ -81,7 +82,7 @@ class AioliCallback(MixingLawCallback):
         diagonal: bool = False,
         static: bool = False,
         prior: Mapping[str, float] | None = None,
-        prior_steps: int = 0,
+        prior_steps: int | None = None,
         seed: int = 0,
         eval_batch_size: int | None = None,
         lag: int | None = None,

@@ -35,7 +35,8 @@ class MixingLawCallback(OnlineDriver):
         settings: The arguments that make this callback again, as JSON values; subclasses pass their own.
         resources: The arguments that JSON cannot hold, by name: `validation`, and what the estimator needs.
         prior: Weights up to the first decision, and the start of the recursion, by domain. Default: the mixture's.
-        prior_steps: Optimizer steps before the first round.
+        prior_steps: Optimizer steps before the first round. None: 0 with `update_steps` or `static`, otherwise a tenth
+            of the run.
         update_steps: Optimizer steps of a round. Default: see `num_updates`.
         num_updates: Without `update_steps` and LearnParams, the number of rounds.
         sweeps: Blocks of LearnParams of each domain at the start of a round.

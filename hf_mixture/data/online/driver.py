@@ -40,7 +40,7 @@ class OnlineDriver(MixtureCallback):
         settings: Mapping[str, Any],
         resources: Mapping[str, Any],
         prior: Mapping[str, float] | None = None,
-        prior_steps: int = 0,
+        prior_steps: int | None = 0,
         update_steps: int | None = None,
         num_updates: int = 20,
         sweeps: int = 0,
@@ -104,10 +104,13 @@ class OnlineDriver(MixtureCallback):
         self.validation = read_validation(resources.get("validation") or {}, names)
         self.estimator.bind(names, self.validation.names, resources)
         self._window_totals = np.zeros((2, len(names)))
+        prior_steps, period = self._prior_steps, self._update_steps
+        if prior_steps is None:
+            prior_steps = 0 if self._static or period is not None else self._max_steps // 10
         rounds = Rounds.fit(
             self._max_steps,
-            self._prior_steps,
-            self._max_steps - self._prior_steps if self._static else self._update_steps,
+            prior_steps,
+            self._max_steps - prior_steps if self._static else period,
             num_blocks=self._sweeps * len(names),
             block_steps=self._block_steps,
             first_only=self._learn_once,

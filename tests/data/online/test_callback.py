@@ -403,6 +403,12 @@ def test_prior_and_static(tmp_path):
     assert decision["weights"]["logging"] == 0.0
 
 
+def test_rounds_begin_after_a_tenth_of_the_run_unless_their_length_is_given(tmp_path):
+    callback = aioli(update_steps=None)
+    make(tmp_path, callback, steps=30).train()
+    assert [decision["step"] for decision in callback.history] == [3 + 3]
+
+
 def test_floors_and_caps_hold(tmp_path):
     """A one-hot block to the end of the run would pass the cap; the block alone does not."""
     policies = {"logging": SourcePolicy(min_weight=0.15), "json": SourcePolicy(max_epochs=0.15, overflow="error")}
