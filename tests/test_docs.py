@@ -78,7 +78,9 @@ def faults(label: str, thing: Any, *, example: bool) -> Iterator[str]:
 def public_methods(cls: type) -> Iterator[tuple[str, Any]]:
     for name, member in vars(cls).items():
         function = member.__func__ if isinstance(member, classmethod | staticmethod) else member
-        if inspect.isfunction(function) and not name.startswith("_"):
+        # What a class of the stack declares is documented there.
+        inherited = any(name in vars(base) for base in cls.__mro__[1:] if not base.__module__.startswith("hf_mixture"))
+        if inspect.isfunction(function) and not name.startswith("_") and not inherited:
             yield name, function
 
 

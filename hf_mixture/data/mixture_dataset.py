@@ -248,7 +248,11 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         return np.asarray(totals / totals.sum(), dtype=np.float64)
 
     def weights_at(self, position: int) -> dict[str, float]:
-        """Return the weight of each domain at a position of the stream."""
+        """Return the weight of each domain, by name.
+
+        Args:
+            position: A position of the stream.
+        """
         return dict(zip(self.names, self.plan.weights_at(position).tolist(), strict=True))
 
     def set_weights(self, weights: Mapping[str, float], *, at: int) -> None:

@@ -230,7 +230,11 @@ class MixtureIterableDataset(TorchIterableDataset[Row]):
         self.plan.set_weights([weights[name] for name in self.names], at=at)
 
     def weights_at(self, position: int) -> dict[str, float]:
-        """Return the share of each domain at a position, by name."""
+        """Return the share of each domain, by name.
+
+        Args:
+            position: A position of the stream.
+        """
         return dict(zip(self.names, self.plan.weights_at(position).tolist(), strict=True))
 
     def __len__(self) -> int:

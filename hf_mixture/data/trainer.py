@@ -143,7 +143,11 @@ class MixtureCallback(TrainerCallback, ExportableState):
         return self.layout.global_batch
 
     def position_of(self, step: int) -> int:
-        """Return the position of the first sample of the optimizer step after `step` steps."""
+        """Return the position of the first sample that comes after some optimizer steps.
+
+        Args:
+            step: Optimizer steps since the beginning of the run.
+        """
         return self._course.position_of(step)
 
     def init_arguments(self) -> dict[str, Any]:
@@ -159,7 +163,11 @@ class MixtureCallback(TrainerCallback, ExportableState):
         return {}
 
     def load_controller_state(self, state: dict[str, Any]) -> None:
-        """Take back what `controller_state` returned; called in `on_train_begin` of a resumed run."""
+        """Take back what `controller_state` returned; called in `on_train_begin` of a resumed run.
+
+        Args:
+            state: What it returned.
+        """
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -309,7 +317,13 @@ class MixtureCallback(TrainerCallback, ExportableState):
         return self._sum(self._loss.take(TAKEN))
 
     def extend_logs(self, args: TrainingArguments, state: TrainerState, logs: dict[str, Any]) -> dict[str, float]:
-        """Return `loss/<domain>` for a training entry of the log, for each domain that had tokens since the last."""
+        """Return `loss/<domain>` for a training entry of the log, for each domain that had tokens since the last.
+
+        Args:
+            args: The Trainer's arguments.
+            state: The Trainer's state.
+            logs: The entry.
+        """
         if self._loss is None or "loss" not in logs:
             return {}
         nats, tokens = self._sum(self._loss.take(LOGGED))

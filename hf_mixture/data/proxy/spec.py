@@ -112,12 +112,18 @@ class ProxySpec:
 
     @classmethod
     def for_tokens(cls, num_tokens: int, sample_length: int, **fields: Any) -> ProxySpec:
-        """A spec whose full run reads at least `num_tokens` tokens.
+        """Return a spec whose full run reads at least `num_tokens` tokens.
 
         Args:
             num_tokens: Tokens of a run of fidelity 1, >= 1; rounded up to whole steps.
             sample_length: Tokens of one sample, >= 1.
             fields: Further fields.
+
+        Returns:
+            The spec.
+
+        Raises:
+            ValueError: A number is below 1, or a field breaks its rule.
 
         Example:
             ```python
@@ -135,22 +141,33 @@ class ProxySpec:
         return cls(num_steps=-(-num_tokens // (sample_length * batch_size)), **fields)
 
     def steps(self, fidelity: float) -> int:
-        """Optimizer steps of a run of this fidelity, a fraction in (0, 1] of the full run."""
+        """Return the optimizer steps of a run.
+
+        Args:
+            fidelity: Fraction of the full run, in (0, 1].
+        """
         return max(1, round(fidelity * self.num_steps))
 
     def warmup_steps(self, num_steps: int) -> int:
-        """Steps of a run of `num_steps` that warm up."""
+        """Return how many steps of a run warm up.
+
+        Args:
+            num_steps: Optimizer steps of the run.
+        """
         # Without the guard, 0.1 * 30 would round up to 4.
         return math.ceil(self.warmup_fraction * num_steps - 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON values."""
+        """Return all fields as JSON values."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {**values, "model": dict(self.model), "adam_betas": list(self.adam_betas)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProxySpec:
-        """The inverse of `to_dict`.
+        """Return the spec that `to_dict` described.
+
+        Args:
+            values: Fields by name.
 
         Raises:
             ValueError: A field is unknown or breaks its rule.

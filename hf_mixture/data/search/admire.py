@@ -139,6 +139,9 @@ class AdmireSearch(SearchSession):
         Args:
             constraints: Bounds to use in place of the search's own.
 
+        Returns:
+            The proposal, with posterior mean and deviation at it.
+
         Raises:
             ValueError: No run was told.
         """

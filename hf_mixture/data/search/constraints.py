@@ -57,6 +57,9 @@ class Constraints:
             floors: As for the class.
             fixed: As for the class.
 
+        Returns:
+            The bounds, with a cap for every domain.
+
         Raises:
             ValueError: A size is negative, or the budget or `max_epochs` is not above 0.
         """
@@ -69,7 +72,13 @@ class Constraints:
         return cls(floors=floors or {}, caps=caps, fixed=fixed or {})
 
     def bounds(self, domains: Sequence[str]) -> tuple[FloatArray, FloatArray]:
-        """Smallest and largest share, two arrays of shape (K,).
+        """Return the smallest and the largest share of each domain.
+
+        Args:
+            domains: Names of the K domains.
+
+        Returns:
+            Two arrays of shape (K,).
 
         Raises:
             ValueError: A name is no domain, a bound lies outside [0, 1], or no mixture obeys all bounds.
@@ -102,7 +111,7 @@ class Constraints:
         return lower, upper
 
     def to_dict(self) -> dict[str, Any]:
-        """The bounds that are set, as plain JSON values."""
+        """Return the bounds that are set, as plain JSON values."""
         parts = {"floors": self.floors, "caps": self.caps, "fixed": self.fixed}
         return {name: {key: float(value) for key, value in part.items()} for name, part in parts.items() if part}
 

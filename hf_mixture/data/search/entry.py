@@ -129,6 +129,15 @@ def search_result(
 
     Raises:
         ValueError: As for `search_mixture`.
+
+    Example:
+        ```python
+        >>> from hf_mixture.data.search import search_result
+        >>> result = search_result("natural", {"wiki": 900, "code": 100}, objective="loss", direction="minimize")
+        >>> result.weights
+        (0.9, 0.1)
+
+        ```
     """
     goal = Objective(objective, direction)
     if isinstance(domains, RunTable):

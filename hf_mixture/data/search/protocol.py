@@ -66,7 +66,13 @@ class Objective:
         return 1.0 if self.direction == "maximize" else -1.0
 
     def values(self, table: RunTable) -> FloatArray:
-        """Values of shape (n,) of the objective for the runs of a table.
+        """Return the objective of the runs of a table.
+
+        Args:
+            table: The runs.
+
+        Returns:
+            Values of shape (n,).
 
         Raises:
             ValueError: The table lacks a metric.

@@ -131,6 +131,9 @@ class RunTable:
             fidelity: Fidelity of all these runs, in (0, 1]. Default: 1.
             cost: Cost of each of these runs. Default: the fidelity.
 
+        Returns:
+            The joined table, in the order of `mixtures`.
+
         Raises:
             ValueError: An id repeats, or stands in only one of the two.
 
@@ -188,6 +191,9 @@ class RunTable:
             fidelity: Fidelity of all these runs, in (0, 1]. Default: 1.
             cost: Cost of each of these runs. Default: the fidelity.
 
+        Returns:
+            The table.
+
         Raises:
             ValueError: As for the class and `join`.
         """
@@ -199,7 +205,11 @@ class RunTable:
         return cls.join(left, kept, key=key, prefix=prefix, fidelity=fidelity, cost=cost)
 
     def select(self, rows: npt.ArrayLike | slice) -> RunTable:
-        """Return the table of some rows, given as indices, as a mask of shape (n,), or as a slice."""
+        """Return the table of some rows.
+
+        Args:
+            rows: Indices, a mask of shape (n,), or a slice.
+        """
         index = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)]
         return RunTable(
             [self.run_ids[row] for row in index],
@@ -212,6 +222,9 @@ class RunTable:
 
     def concat(self, other: RunTable) -> RunTable:
         """Return both tables as one, with the metrics that they share.
+
+        Args:
+            other: A table of the same domains.
 
         Raises:
             ValueError: The domains differ, no metric is shared, or a run id stands in both.
