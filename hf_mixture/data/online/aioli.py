@@ -18,7 +18,7 @@ class AioliCallback(MixingLawCallback):
     scaled to sum 1, the weights `p_j exp(eta * sum_i A_ij)` of the rest of the round. LearnParams is training like any
     other. It costs `1 + lp_rounds * m` evaluations a round and no extra model; its share of the steps,
     `delta = lp_rounds * lp_steps * m / update_steps`, should stay below .3. The defaults are for runs of some hundred
-    steps; the paper has 4 blocks of 4 steps a domain in rounds of 250, f = .625.
+    steps; the paper has 4 blocks of 4 steps a domain in rounds of 250.
 
     Args:
         validation: Held-out rows by domain: anything with a length and rows with `input_ids` (and `labels`, if these
@@ -27,7 +27,7 @@ class AioliCallback(MixingLawCallback):
         lp_steps: Optimizer steps of a block, >= 1. Shorter ones measure more noise. Default: 4.
         update_steps: Optimizer steps of a round; must divide the steps after the prior. Default: rounds of equal
             length with delta up to .1.
-        one_hot_factor: f, the share of the favoured domain in its block, in (1/m, 1]. Default: .75.
+        one_hot_factor: f, the share of the favoured domain in its block, in (1/m, 1]. Default: .625.
         eta: Step size, > 0. As A has sum 1, a round changes no ratio of weights by more than `exp(eta)`. Default: .5.
         ema: Weight of the past matrices, in [0, 1). Default: None, no averaging.
         update: `"multiplicative"`: from the weights of the last round, as in the paper. `"reset"`: from equal weights,
@@ -55,7 +55,7 @@ class AioliCallback(MixingLawCallback):
         ...         for i, name in enumerate(["a", "b"])}
         >>> mixed = MixtureDataset(rows, Mixture({"a": 0.5, "b": 0.5}, unit="examples"), num_examples=240)
         >>> held_out = {name: data.select(range(4)) for name, data in rows.items()}
-        >>> aioli = AioliCallback(held_out, lp_steps=1, update_steps=20)
+        >>> aioli = AioliCallback(held_out, lp_steps=1, update_steps=20, one_hot_factor=0.75)
         >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1, n_positions=8))
         >>> with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         ...     arguments = TrainingArguments(
@@ -75,7 +75,7 @@ class AioliCallback(MixingLawCallback):
         lp_rounds: int = 2,
         lp_steps: int = 4,
         update_steps: int | None = None,
-        one_hot_factor: float = 0.75,
+        one_hot_factor: float = 0.625,
         eta: float = 0.5,
         ema: float | None = None,
         update: Update = "multiplicative",

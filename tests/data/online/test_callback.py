@@ -41,7 +41,10 @@ def held_out() -> dict[str, Any]:
 
 
 def aioli(**arguments: Any) -> AioliCallback:
-    return AioliCallback(held_out(), **({"lp_rounds": 1, "lp_steps": 1, "update_steps": 12, "seed": 4} | arguments))
+    return AioliCallback(
+        held_out(),
+        **({"lp_rounds": 1, "lp_steps": 1, "update_steps": 12, "one_hot_factor": 0.75, "seed": 4} | arguments),
+    )
 
 
 METHODS = {
@@ -485,7 +488,12 @@ def test_a_run_that_goes_on_with_something_else_is_refused(whole_runs, tmp_path)
     cases = {
         r"had eta=0.5 and this one has 2.0": aioli(eta=2.0),
         r"had validation data=": AioliCallback(
-            held_out() | {"json": held_out()["email"]}, lp_rounds=1, lp_steps=1, update_steps=12, seed=4
+            held_out() | {"json": held_out()["email"]},
+            lp_rounds=1,
+            lp_steps=1,
+            update_steps=12,
+            one_hot_factor=0.75,
+            seed=4,
         ),
         r"its checkpoint has no state of ODMCallback": ODMCallback(),
     }
