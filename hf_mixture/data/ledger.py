@@ -5,6 +5,7 @@ Letters: K sources, T blocks, N positions, B block length.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -30,6 +31,10 @@ class Section:
 
     start: int
     timeline: Timeline
+
+
+def _start(section: Section) -> int:
+    return section.start
 
 
 class Ledger(ABC):
@@ -100,7 +105,8 @@ class Ledger(ABC):
     def _ends(self, block: int) -> list[int]:
         """Where a block and some that follow it end, under the same section."""
         start = self.grid.start(block)
-        limit = min([self.length, *(section.start for section in self.sections if section.start > start)])
+        number = bisect.bisect_right(self.sections, start, key=_start)
+        limit = min(self.length, self.sections[number].start if number < len(self.sections) else self.length)
         ends = []
         for number in range(block + 1, block + 1 + _AHEAD):
             ends.append(min(self.grid.start(number), limit))
@@ -116,7 +122,7 @@ class Ledger(ABC):
 
     def section(self, position: int) -> Section:
         """The weights at a position."""
-        return next(section for section in reversed(self.sections) if section.start <= position)
+        return self.sections[bisect.bisect_right(self.sections, position, key=_start) - 1]
 
     def _reserve(self, num_blocks: int) -> None:
         """Make room for the counts of so many blocks."""

@@ -49,6 +49,16 @@ class MixturePlan:
     Build one with `MixturePlan.build`. A plan is a pure function of its arguments and of the changes made by
     `set_weights`: the same on every machine, in any order of access, for any number of readers.
 
+    Args:
+        schedule: Segments with integer starts in positions and K weights each; the first starts at 0.
+        sizes: K numbers of rows, or None when they are not known.
+        length: N, the length of the stream unless a cap ends it earlier.
+        lengths: K int64 arrays [n] where the shares count tokens or bytes; None where they count rows.
+        seed: Seed of the orders.
+        block_size: B, positions of a block.
+        policies: K policies of repetition.
+        names: K names, for messages.
+
     Example:
         ```python
         >>> from hf_mixture.data.plan import MixturePlan
@@ -88,6 +98,7 @@ class MixturePlan:
         self._table = SegmentTable(len(names), capacity)
         self._changes: list[tuple[int, Float64]] = []
         self._seen = self._table.version
+        self._sections = [Section(0, self._timeline)]
         self._draw_reader = Reader(seed, _draw_numbers, np.int64)
         self._row_reader = Reader(seed, self._row_range, np.uint32)
         self._ledger = self._new_ledger(length)
@@ -272,7 +283,8 @@ class MixturePlan:
             checked.append((int(at), shares))
         if any(self._may_overflow(shares) for _, shares in checked):
             trial = self._new_ledger(self._length)
-            trial.reset(*self._view([*self._changes, *checked]), 0)
+            sections = _overlaid(self._sections, checked)
+            trial.reset(self._grid(sections), sections, 0)
             self._check_caps(trial)
         for at, shares in checked:
             self._table.append(at, shares)
@@ -459,27 +471,25 @@ class MixturePlan:
 
     def _refresh(self) -> None:
         """Take notice of changes, from whichever process."""
-        if self._table.version == self._seen:
+        version = self._table.version
+        if version == self._seen:
             return
-        self._seen = self._table.version
-        old, self._changes = self._changes, self._table.rows()
-        same = next(
-            (i for i, pair in enumerate(zip(old, self._changes, strict=False)) if not _same(*([x] for x in pair))),
-            min(len(old), len(self._changes)),
-        )
-        position = min(at for at, _ in [*old[same:], *self._changes[same:]])
-        self._ledger.reset(*self._view(self._changes), position)
+        if version[1] != self._seen[1]:
+            affected = [at for at, _ in self._changes]
+            self._changes, self._sections = [], [Section(0, self._timeline)]
+        else:
+            affected = []
+        self._seen = version
+        new = self._table.rows(len(self._changes), version[0])
+        self._changes.extend(new)
+        self._sections = _overlaid(self._sections, new)
+        self._ledger.reset(self._grid(self._sections), self._sections, min([*affected, *(at for at, _ in new)]))
         self.clear()
 
-    def _view(self, changes: Sequence[tuple[int, Float64]]) -> tuple[Grid, list[Section]]:
-        """The blocks and the weights under these changes."""
-        sections = [Section(0, self._timeline)]
-        for at, weights in changes:
-            sections = [section for section in sections if section.start < at]
-            sections.append(Section(at, Timeline([Segment(0, tuple(weights.tolist()))])))
-        static_end = next((s.start for s in sections if s.timeline is not self._timeline), ENDLESS)
-        starts = [int(segment.start) for segment in self.schedule if segment.start < static_end]
-        return Grid(self.block_size, starts), sections
+    def _grid(self, sections: Sequence[Section]) -> Grid:
+        """The blocks: the schedule cuts them up to the first change."""
+        end = next((section.start for section in sections if section.timeline is not self._timeline), ENDLESS)
+        return Grid(self.block_size, [int(segment.start) for segment in self.schedule if segment.start < end])
 
     def _new_ledger(self, length: int) -> Ledger:
         num = len(self.names)
@@ -487,12 +497,13 @@ class MixturePlan:
         for i, policy in enumerate(self.policies):
             if policy.max_epochs is not None and policy.overflow != "error":
                 (caps if policy.overflow == "renormalise" else stops)[i] = self._cap(i)
-        grid, sections = self._view(self._changes)
         common: dict[str, Any] = {"caps": caps, "stops": stops, "find_stop": self._find_stop}
         if self._lengths is None:
-            return ExampleLedger(num, length, grid, sections, **common)
+            return ExampleLedger(num, length, self._grid(self._sections), self._sections, **common)
         means = np.array([values.mean() if len(values) else 1.0 for values in self._lengths])
-        return LengthLedger(self._lengths_in_order, means, num, length, grid, sections, **common)
+        return LengthLedger(
+            self._lengths_in_order, means, num, length, self._grid(self._sections), self._sections, **common
+        )
 
     def _set_length(self, length: int) -> None:
         self._length = length
@@ -636,6 +647,16 @@ def _check_schedule(weights: Sequence[float] | Float64, schedule: Sequence[Segme
             raise ValueError(f"segment.start={segment.start!r} is not a whole position; round it")
         values = _check_weights(segment.weights, len(shares))
         result.append(Segment(int(segment.start), tuple(values.tolist()), segment.interpolation))
+    return result
+
+
+def _overlaid(sections: Sequence[Section], changes: Sequence[tuple[int, Float64]]) -> list[Section]:
+    """The sections after some changes; each takes the place of all that was planned for later."""
+    result = list(sections)
+    for at, weights in changes:
+        while result and result[-1].start >= at:
+            result.pop()
+        result.append(Section(at, Timeline([Segment(0, tuple(weights.tolist()))])))
     return result
 
 

@@ -36,10 +36,9 @@ class SegmentTable:
         """Number of rows and of replacements: changes whenever the content does."""
         return int(self._header[_COUNT]), int(self._header[_GENERATION])
 
-    def rows(self) -> list[tuple[int, Float64]]:
-        """The position and the weights [K] of each change, in the order in which they were made."""
-        count = int(self._header[_COUNT])
-        return [(int(row[0]), row[1:].copy()) for row in self._rows[:count]]
+    def rows(self, first: int, last: int) -> list[tuple[int, Float64]]:
+        """The position and the weights [K] of the changes number `first` to `last`, in the order they were made."""
+        return [(int(row[0]), row[1:].copy()) for row in self._rows[first:last]]
 
     def append(self, position: int, weights: Float64) -> None:
         """Add one change."""
