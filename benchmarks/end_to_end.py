@@ -4,8 +4,10 @@
     python benchmarks/end_to_end.py [regmix] [aioli] [--folder DIR]
 
 Decided before any run: RegMix trains on six domains and is asked for the loss on the seventh, English manual pages,
-which no model is trained on; Aioli mixes all seven and is asked for their mean loss. Model, length, seeds and learning
-rate are those of the recipes; every mixture gets the same number of tokens, and what LearnParams trains on counts.
+which no model is trained on; Aioli mixes all seven and is asked for their mean loss, with twice the steps of the
+recipe. Models, seeds and learning rates are those of the recipes; every mixture gets the same number of tokens, and
+what LearnParams trains on counts.
+
 A run that was interrupted continues in its folder. Results go to `results/end_to_end_<name>.json`.
 """
 
@@ -39,7 +41,12 @@ def overrides(name: str, folder: Path) -> list[tuple[str, Any]]:
     if name == "regmix":
         given += [("targets", {HELD_OUT: paths.pop(HELD_OUT)}), ("objective.metric", f"loss/{HELD_OUT}")]
     else:
-        given += [("comparison.training_arguments.max_steps", 480)]
+        # Seven domains need longer rounds for the same share of LearnParams.
+        given += [
+            ("comparison.training_arguments.max_steps", 600),
+            ("method.settings.prior_steps", 60),
+            ("method.settings.update_steps", 180),
+        ]
     return [*given, ("domains", paths)]
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from hf_mixture.cli.main import main
 
 
-# `train` is resolved and not run: the recipes have tests of their own.
-EXTRA_ARGUMENTS = {"train": ["--dry-run"]}
+# These are resolved and not run: the recipes have tests of their own.
+RECIPE_COMMANDS = (["train"], ["mix", "search"])
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -70,8 +70,9 @@ def run_line(line: str) -> None:
     match words:
         case [] | ["make" | "git" | "cd", *_] | ["pip", "install", *_]:
             return
-        case ["hf-mixture", command, *arguments]:
-            code = main([command, *arguments, *EXTRA_ARGUMENTS.get(command, [])])
+        case ["hf-mixture", *arguments]:
+            is_recipe = any(arguments[: len(command)] == command for command in RECIPE_COMMANDS)
+            code = main([*arguments, *(["--dry-run"] if is_recipe else [])])
             assert code == 0, f"{line!r} ended with exit code {code}"
         case _:
             raise AssertionError(f"{line!r} is not a command that the check knows")

@@ -25,7 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "regmix": {"num_runs": 8, "predictor": "ridge"},
     "climb": {"rounds": [6, 2], "predictor": "ridge"},
     "admire": {"fidelities": {0.5: 0.5, 1.0: 1.0}, "budget": 4.0},
-    "aioli": {"lp_rounds": 1, "lp_steps": 1, "update_steps": 6},
+    "aioli": {"lp_rounds": 1, "lp_steps": 1, "update_steps": 6, "one_hot_factor": 0.75},
 }
 
 
