@@ -13,6 +13,7 @@ Letters: K sources, T blocks, N positions, n rows of one source, B block length.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -565,7 +566,15 @@ class MixturePlan:
         sources, ranks = self._arrange(block, ledger.prefix[block], after)
         done = ranks >= sizes[sources] if first else ranks == sizes[sources] - 1
         inside = int(np.flatnonzero(done)[0]) if first else int(np.flatnonzero(done)[-1]) + 1
-        return quotas.check_length(ledger.grid.start(block) + inside, stopping_strategy)
+        length = quotas.check_length(ledger.grid.start(block) + inside, stopping_strategy)
+        # The last block is shared out as the last, which may move a row to or from a source.
+        while True:
+            ledger = self._new_ledger(length)
+            ledger.extend_to_end()
+            counts = ledger.prefix[ledger.num_blocks]
+            if (counts <= sizes)[drawn].all() if first else (counts >= sizes)[drawn].all():
+                return quotas.check_length(length, stopping_strategy)
+            length += -1 if first else 1
 
     def _arrange(self, block: int, before: Int64, after: Int64) -> tuple[Int64, Int64]:
         """The source and the draw at each position of one block."""
@@ -638,7 +647,7 @@ def _check_schedule(weights: Sequence[float] | Float64, schedule: Sequence[Segme
     segments = list(schedule or [Segment(0, tuple(shares.tolist()))])
     if segments[0].start != 0:
         raise ValueError(f"the schedule begins at {segments[0].start}; its first segment must start at 0: add one")
-    for before, after in zip(segments, segments[1:], strict=False):
+    for before, after in itertools.pairwise(segments):
         if not before.start < after.start:
             raise ValueError(f"a segment starts at {after.start}, not after {before.start}; put them in order")
     result = []
