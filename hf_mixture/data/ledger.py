@@ -200,13 +200,13 @@ class LengthLedger(Ledger):
     whatever the lengths, and no error accumulates. What is over at the end of a block, or of a segment, is carried on.
 
     Args:
-        lengths: Gives the lengths of the draws `ranks` of a source.
+        lengths: Gives the lengths of the draws of a source between two numbers.
         mean_lengths: float64 [K]. Mean length of the rows of each source.
         args: See `Ledger`.
     """
 
     def __init__(
-        self, lengths: Callable[[int, Int64], Int64], mean_lengths: Float64, *args: object, **kwargs: object
+        self, lengths: Callable[[int, int, int], Int64], mean_lengths: Float64, *args: object, **kwargs: object
     ) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.lengths, self.mean_lengths = lengths, mean_lengths
@@ -232,7 +232,7 @@ class LengthLedger(Ledger):
         if len(drawn):
             shares = meant[drawn] / meant[drawn].sum()
             chosen, masses = self._first_due(
-                drawn, shares, before[drawn], (mass - credit)[drawn], room[drawn], stop - start
+                drawn, shares, before[drawn], (mass - credit)[drawn], room[drawn], num_positions=stop - start
             )
             counts[drawn] += chosen
             mass[drawn] += masses
@@ -248,15 +248,13 @@ class LengthLedger(Ledger):
         self.prefix[block + 1], self.mass[block + 1], self.credit[block + 1] = counts, mass, credit
 
     def _first_due(
-        self, drawn: Int64, shares: Float64, ranks: Int64, debts: Float64, room: Int64, num_positions: int
+        self, drawn: Int64, shares: Float64, ranks: Int64, debts: Float64, room: Int64, *, num_positions: int
     ) -> tuple[Int64, Int64]:
         """Of the next draws of each source, how many belong to a block, and the mass of these."""
         pace = shares / self.mean_lengths[drawn]
         guess = np.minimum(room, np.ceil(1.25 * num_positions * pace / pace.sum()).astype(np.int64) + 8)
         while True:
-            lengths = [
-                self.lengths(i, np.arange(rank, rank + n)) for i, rank, n in zip(drawn, ranks, guess, strict=True)
-            ]
+            lengths = [self.lengths(i, rank, rank + n) for i, rank, n in zip(drawn, ranks, guess, strict=True)]
             times = [
                 (debt + np.cumsum(values) - values / 2) / share
                 for values, debt, share in zip(lengths, debts, shares, strict=True)

@@ -25,7 +25,7 @@ from hf_mixture.data import quotas
 from hf_mixture.data.ledger import UNCAPPED, ExampleLedger, Ledger, LengthLedger, Section
 from hf_mixture.data.order import occurrences
 from hf_mixture.data.permutation import MAX_ROWS, permute, permute_range
-from hf_mixture.data.plan_reader import Reader, arrange
+from hf_mixture.data.plan_reader import ReadAhead, Reader, arrange
 from hf_mixture.data.schedule import Segment, SourcePolicy
 from hf_mixture.data.segment_table import SegmentTable
 from hf_mixture.data.timeline import Grid, Timeline
@@ -91,6 +91,13 @@ class MixturePlan:
         self.seed, self.block_size = seed, block_size
         self.policies, self.names = tuple(policies), tuple(names)
         self.frontier = 0
+        self._num_rows = self.sizes or (0,) * len(names)
+        # 0.3 epochs of 10 rows are 3 draws, though the product is a little less.
+        self._caps = {
+            i: math.floor(policy.max_epochs * self._num_rows[i] * (1 + 1e-12))
+            for i, policy in enumerate(policies)
+            if policy.max_epochs is not None
+        }
         self._length = length
         self._lengths = None if lengths is None else list(lengths)
         self._timeline = Timeline(self.schedule)
@@ -101,7 +108,8 @@ class MixturePlan:
         self._seen = self._table.version
         self._sections = [Section(0, self._timeline)]
         self._draw_reader = Reader(seed, _draw_numbers, np.int64)
-        self._row_reader = Reader(seed, self._row_range, np.uint32)
+        self._rows_ahead, self._lengths_ahead = ReadAhead(self._row_range), ReadAhead(self._length_range)
+        self._row_reader = Reader(seed, self._rows_ahead, np.uint32)
         self._ledger = self._new_ledger(length)
 
     @classmethod
@@ -141,8 +149,8 @@ class MixturePlan:
             The plan.
 
         Raises:
-            ValueError: The stream would be empty, or too long, a source has more than 2**32 rows, a weight is below the
-                minimum of its source, or a source would pass a cap whose overflow is "error".
+            ValueError: The stream would be empty, or too long, a source has more than 2**32 rows, a weight is below
+                the minimum of its source, or a source would pass a cap whose overflow is "error".
         """
         segments = _check_schedule(weights, schedule)
         num_sources = len(segments[0].weights)
@@ -242,7 +250,8 @@ class MixturePlan:
             return num_draws
         lengths = self._lengths[source]
         num_epochs, rest = divmod(num_draws, len(lengths))
-        drawn = self._lengths_in_order(source, np.arange(num_epochs * len(lengths), num_epochs * len(lengths) + rest))
+        first = num_epochs * len(lengths)
+        drawn = self._lengths_in_order(source, first, first + rest)
         return num_epochs * int(lengths.sum()) + int(drawn.sum())
 
     def advance_frontier(self, position: int) -> None:
@@ -261,8 +270,8 @@ class MixturePlan:
             at: The position: a multiple of the block size, not before the frontier.
 
         Raises:
-            ValueError: An argument breaks its rule, or a source would pass a cap whose overflow is "error"; the plan is
-                then unchanged.
+            ValueError: An argument breaks its rule, or a source would pass a cap whose overflow is "error"; the plan
+                is then unchanged.
         """
         self.set_schedule([(at, weights)])
 
@@ -411,7 +420,11 @@ class MixturePlan:
         rows = np.empty_like(ranks)
         order, counts = occurrences(sources, len(self.names))
         for source, where in self._groups(order, counts):
-            rows[where] = self._rows(source, ranks[where])
+            num_rows = self.sizes[source]
+            if self.policies[source].shuffle:
+                rows[where] = permute(ranks[where], num_rows, seed=self.seed, source=source)
+            else:
+                rows[where] = ranks[where] % num_rows
         return rows
 
     def materialise(self) -> tuple[Int64, Int64]:
@@ -485,7 +498,9 @@ class MixturePlan:
         self._changes.extend(new)
         self._sections = _overlaid(self._sections, new)
         self._ledger.reset(self._grid(self._sections), self._sections, min([*affected, *(at for at, _ in new)]))
-        self.clear()
+        # The rows of a source do not depend on the weights, so they are kept.
+        self._draw_reader.clear()
+        self._row_reader.clear()
 
     def _grid(self, sections: Sequence[Section]) -> Grid:
         """The blocks: the schedule cuts them up to the first change."""
@@ -495,9 +510,9 @@ class MixturePlan:
     def _new_ledger(self, length: int) -> Ledger:
         num = len(self.names)
         caps, stops = np.full(num, UNCAPPED), np.full(num, UNCAPPED)
-        for i, policy in enumerate(self.policies):
-            if policy.max_epochs is not None and policy.overflow != "error":
-                (caps if policy.overflow == "renormalise" else stops)[i] = self._cap(i)
+        for i, cap in self._caps.items():
+            if self.policies[i].overflow != "error":
+                (caps if self.policies[i].overflow == "renormalise" else stops)[i] = cap
         common: dict[str, Any] = {"caps": caps, "stops": stops, "find_stop": self._find_stop}
         if self._lengths is None:
             return ExampleLedger(num, length, self._grid(self._sections), self._sections, **common)
@@ -510,50 +525,37 @@ class MixturePlan:
         self._length = length
         self._ledger = self._new_ledger(length)
 
-    def _cap(self, source: int) -> int:
-        """Most draws of a capped source."""
-        assert self.sizes is not None
-        epochs = self.policies[source].max_epochs
-        assert epochs is not None
-        # 0.3 epochs of 10 rows are 3 draws, though the product is a little less.
-        return math.floor(epochs * self.sizes[source] * (1 + 1e-12))
-
     def _may_overflow(self, shares: Float64) -> bool:
-        return any(
-            policy.max_epochs is not None and policy.overflow == "error" and share > 0
-            for policy, share in zip(self.policies, shares, strict=True)
-        )
+        return any(self.policies[i].overflow == "error" and shares[i] > 0 for i in self._caps)
 
     def _check_caps(self, ledger: Ledger) -> None:
         """Refuse a stream in which a source passes a cap whose overflow is "error"."""
-        strict = [i for i, p in enumerate(self.policies) if p.max_epochs is not None and p.overflow == "error"]
+        strict = [i for i in self._caps if self.policies[i].overflow == "error"]
         if not strict or ledger.length == ENDLESS:
             return
         end = ledger.extend_to_end()
         counts = ledger.prefix[ledger.num_blocks]
-        assert self.sizes is not None
         for i in strict:
-            if counts[i] > self._cap(i):
-                needed = counts[i] / self.sizes[i]
+            if counts[i] > self._caps[i]:
+                needed = counts[i] / self._num_rows[i]
                 raise ValueError(
                     f"source {self.names[i]!r} would be repeated: {end} examples draw {counts[i]} of its "
-                    f"{self.sizes[i]} rows, {needed:.4g} epochs, above max_epochs={self.policies[i].max_epochs}; "
+                    f"{self._num_rows[i]} rows, {needed:.4g} epochs, above max_epochs={self.policies[i].max_epochs}; "
                     "lower its weight or the number of examples, raise the cap, or let overflow be 'renormalise' or "
                     "'stop'"
                 )
 
     def _natural_length(self, stopping_strategy: str) -> int:
-        assert self.sizes is not None
         shares = self._timeline.first[0]
         if len(self.schedule) == 1 and self._lengths is None:
-            return quotas.num_examples(shares, self.sizes, stopping_strategy)
+            return quotas.num_examples(shares, self._num_rows, stopping_strategy)
         if len(self.schedule) == 1 and self._lengths is not None:
             return quotas.num_examples_by_lengths(shares, self._lengths, self._lengths_in_order, stopping_strategy)
         return self._exhausted(stopping_strategy)
 
     def _exhausted(self, stopping_strategy: str) -> int:
         """The length under a schedule, by following the stream."""
-        ledger, sizes = self._new_ledger(quotas.MAX_EXAMPLES + 1), np.array(self.sizes)
+        ledger, sizes = self._new_ledger(quotas.MAX_EXAMPLES + 1), np.array(self._num_rows)
         drawn = (self._timeline.first > 0).any(axis=0)
         block, first = 0, stopping_strategy == "first_exhausted"
         while True:
@@ -578,29 +580,25 @@ class MixturePlan:
 
     def _arrange(self, block: int, before: Int64, after: Int64) -> tuple[Int64, Int64]:
         """The source and the draw at each position of one block."""
-        stretch = arrange(self.seed, block, np.stack([before, after]), 0, _draw_numbers, np.int64)
+        stretch = arrange(self.seed, block, np.stack([before, after]), start=0, values=_draw_numbers, dtype=np.int64)
         return stretch.sources.astype(np.int64), stretch.values.astype(np.int64)
 
     def _find_stop(self, block: int, before: Int64, after: Int64) -> int:
         sources, ranks = self._arrange(block, before, after)
         return int(np.flatnonzero(ranks >= self._ledger.stops[sources])[0])
 
-    def _lengths_in_order(self, source: int, ranks: Int64) -> Int64:
-        assert self._lengths is not None
-        return self._lengths[source][self._rows(source, ranks)]
+    def _lengths_in_order(self, source: int, start: int, stop: int) -> Int64:
+        return self._lengths_ahead(source, start, stop).astype(np.int64, copy=False)
 
-    def _rows(self, source: int, ranks: Int64) -> Int64:
-        assert self.sizes is not None
-        if not self.policies[source].shuffle:
-            return ranks % self.sizes[source]
-        return permute(ranks, self.sizes[source], seed=self.seed, source=source)
+    def _length_range(self, source: int, start: int, stop: int) -> Int64:
+        """The lengths of the rows that the draws `start` to `stop` of a source take."""
+        return (self._lengths or [])[source][self._row_range(source, start, stop)]
 
     def _row_range(self, source: int, start: int, stop: int) -> NDArray[np.integer]:
         """The rows that the draws `start` to `stop` of a source take."""
-        assert self.sizes is not None
         if not self.policies[source].shuffle:
-            return np.arange(start, stop) % self.sizes[source]
-        return permute_range(start, stop, self.sizes[source], seed=self.seed, source=source)
+            return np.arange(start, stop) % self._num_rows[source]
+        return permute_range(start, stop, self._num_rows[source], seed=self.seed, source=source)
 
     @staticmethod
     def _groups(order: Int64, counts: Int64) -> Iterator[tuple[int, Int64]]:
@@ -614,9 +612,9 @@ class MixturePlan:
         return self.__dict__
 
     def clear(self) -> None:
-        """Forget what was read ahead."""
-        self._draw_reader.clear()
-        self._row_reader.clear()
+        """Forget what was computed ahead of the readers."""
+        for ahead in (self._draw_reader, self._row_reader, self._rows_ahead, self._lengths_ahead):
+            ahead.clear()
 
 
 def _draw_numbers(source: int, start: int, stop: int) -> Int64:
@@ -636,8 +634,8 @@ def _check_floors(weights: Sequence[float], policies: Sequence[SourcePolicy], na
     for name, weight, policy in zip(names, weights, policies, strict=True):
         if weight < policy.min_weight - 1e-9:
             raise ValueError(
-                f"weight {weight:.6g} of source {name!r} is below its min_weight={policy.min_weight}; raise the weight "
-                "or lower the minimum"
+                f"weight {weight:.6g} of source {name!r} is below its min_weight={policy.min_weight}; raise the "
+                "weight or lower the minimum"
             )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_mixture.data.ledger import Ledger
-from hf_mixture.data.order import block_orders, label_type, occurrences
+from hf_mixture.data.order import block_orders
 
 
 Int64 = NDArray[np.int64]
@@ -21,11 +21,39 @@ Numbers = NDArray[np.integer]
 # The values of the draws `start` to `stop` of a source.
 Values = Callable[[int, int, int], Numbers]
 
-# A stretch of this many positions takes a few MB at most.
-_MAX_POSITIONS = 2**18
 # Sorting is fast inside the cache of the processor.
-_SORTED = 2**15
+_MAX_POSITIONS = 2**15
 _GROWTH = 4
+# Stretches for which values are computed at once: the cost of a call is spread over them.
+_AHEAD = 16
+
+
+class ReadAhead:
+    """Values of the draws of each source, computed far ahead where requests follow one another.
+
+    Args:
+        values: Given a source and two of its draws, the values of those in between.
+    """
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+        self._kept: dict[int, tuple[int, Numbers]] = {}
+
+    def clear(self) -> None:
+        """Forget what was computed ahead."""
+        self._kept.clear()
+
+    def __call__(self, source: int, start: int, stop: int) -> Numbers:
+        """The values of the draws `start` to `stop` of a source."""
+        first, kept = self._kept.get(source, (-1, np.zeros(0, dtype=np.int64)))
+        end = first + len(kept)
+        if not first <= start <= stop <= end:
+            num = stop - start
+            if first <= start <= end:
+                num = max(num, min(_AHEAD * num, _GROWTH * len(kept)))
+            first, kept = start, self.values(source, start, start + num)
+            self._kept[source] = first, kept
+        return kept[start - first : stop - first]
 
 
 @dataclass(frozen=True)
@@ -80,13 +108,15 @@ class Reader:
         num_blocks = max(1, -(-wanted // ledger.grid.block_size))
         ledger.extend(block + num_blocks - 1)
         prefix = ledger.prefix[block : min(block + num_blocks, ledger.num_blocks) + 1]
-        new = arrange(self.seed, block, prefix, ledger.grid.start(block), self.values, self.dtype)
+        new = arrange(self.seed, block, prefix, start=ledger.grid.start(block), values=self.values, dtype=self.dtype)
         # The last one too, for readers whose batches straddle two.
         self._kept = [*self._kept[-1:], new]
         return new
 
 
-def arrange(seed: int, block: int, prefix: Int64, start: int, values: Values, dtype: type[np.integer[Any]]) -> Stretch:
+def arrange(
+    seed: int, block: int, prefix: Int64, *, start: int, values: Values, dtype: type[np.integer[Any]]
+) -> Stretch:
     """Compute a stretch of blocks of equal length.
 
     Args:
@@ -102,21 +132,10 @@ def arrange(seed: int, block: int, prefix: Int64, start: int, values: Values, dt
     sizes = quotas.sum(axis=1)
     size = int(sizes[0])
     num_blocks = len(sizes) if (sizes == size).all() else int(np.argmax(sizes != size))
-    quotas, before, num_sources = quotas[:num_blocks], prefix[0], prefix.shape[1]
-    total = prefix[num_blocks] - before
-    # Long runs of draws at once: the cost of a call is spread over them.
-    runs = [
-        values(source, int(before[source]), int(prefix[num_blocks][source])) if total[source] else np.zeros(0, dtype)
-        for source in range(num_sources)
-    ]
-    sources = np.empty(num_blocks * size, dtype=label_type(num_sources))
-    found = np.empty(num_blocks * size, dtype=dtype)
-    step = max(1, _SORTED // size)
-    for first in range(0, num_blocks, step):
-        last = min(first + step, num_blocks)
-        place = slice(first * size, last * size)
-        sources[place] = block_orders(seed, block + first, quotas[first:last])
-        order, _ = occurrences(sources[place], num_sources)
-        begin, end = (prefix[first] - before).tolist(), (prefix[last] - before).tolist()
-        found[place][order] = np.concatenate([run[a:b] for run, a, b in zip(runs, begin, end, strict=True)])
+    quotas, num_sources = quotas[:num_blocks], prefix.shape[1]
+    sources = block_orders(seed, block, quotas)
+    order = np.argsort(sources, kind="stable")
+    found = np.empty(len(sources), dtype=dtype)
+    begin, end = prefix[0].tolist(), prefix[num_blocks].tolist()
+    found[order] = np.concatenate([values(i, begin[i], end[i]) for i in range(num_sources) if begin[i] < end[i]])
     return Stretch(block, block + num_blocks, start, sources, found)

@@ -38,7 +38,7 @@ def num_examples(shares: Float64, sizes: Sequence[int], stopping_strategy: str) 
 def num_examples_by_lengths(
     shares: Float64,
     lengths: Sequence[Int64],
-    lengths_in_order: Callable[[int, Int64], Int64],
+    lengths_in_order: Callable[[int, int, int], Int64],
     stopping_strategy: str,
 ) -> int:
     """Return the length of a stream whose shares count tokens or bytes: the draws that fall due until the first, or
@@ -47,7 +47,7 @@ def num_examples_by_lengths(
     Args:
         shares: float64 [K], sum 1.
         lengths: K arrays int64 [n_i]: the lengths of the rows.
-        lengths_in_order: Gives the lengths of the draws `ranks` of a source.
+        lengths_in_order: Gives the lengths of the draws of a source between two numbers.
         stopping_strategy: One of `STRATEGIES`.
 
     Raises:
@@ -63,7 +63,7 @@ def num_examples_by_lengths(
         # Division may lose the last epoch to rounding.
         num_epochs = math.floor(end / laps[i] * (1 + 1e-12))
         size = len(lengths[i])
-        values = lengths_in_order(i, np.arange(num_epochs * size, (num_epochs + 1) * size))
+        values = lengths_in_order(i, num_epochs * size, (num_epochs + 1) * size)
         mass = num_epochs * int(lengths[i].sum()) + np.cumsum(values) - values / 2
         total += num_epochs * size + int(np.count_nonzero(mass / shares[i] <= end * (1 + 1e-12)))
     return check_length(total, stopping_strategy)
