@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_mixture.data import lengths as row_lengths
 from hf_mixture.data import plan as plans
 from hf_mixture.data import stream_checks as checks
 from hf_mixture.data.mixture import Mixture
 from hf_mixture.data.mixture_plan import drawn
+from hf_mixture.data.mixture_sources import source_lengths
 from hf_mixture.data.plan import MixturePlan
 from hf_mixture.data.quotas import MAX_EXAMPLES
 
@@ -170,13 +170,6 @@ def _row_lengths(
     by_name: dict[str, Dataset], mixture: Mixture, lengths: Any, length_column: str | None
 ) -> list[NDArray[np.int64] | None] | None:
     """Lengths of the rows of each drawn source; None when the mixture counts examples."""
-    if mixture.unit == "examples":
-        if lengths is not None or length_column is not None:
-            raise ValueError(
-                "lengths and length_column belong to unit 'tokens' or 'bytes', and the mixture counts 'examples': "
-                "leave them out or change the unit"
-            )
-        return None
     if lengths is not None and length_column is not None:
         raise ValueError("lengths and length_column both give the lengths; pass one of them")
     if lengths is not None and not isinstance(lengths, Mapping):
@@ -185,18 +178,10 @@ def _row_lengths(
                 f"{len(lengths)} arrays of lengths for {len(by_name)} domains; pass one for each, or a mapping"
             )
         lengths = dict(zip(by_name, lengths, strict=True))
-    column, used = length_column or row_lengths.DEFAULT_COLUMNS[mixture.unit], set(drawn(mixture))
-    arrays: list[NDArray[np.int64] | None] = []
-    for name, dataset in by_name.items():
-        if name not in used:
-            arrays.append(None)
-        elif lengths is None:
-            arrays.append(row_lengths.column_lengths(dataset, column, unit=mixture.unit, name=name))
-        elif name in lengths:
-            arrays.append(row_lengths.check_lengths(lengths[name], len(dataset), name))
-        else:
-            raise ValueError(f"lengths has no entry for domain {name!r}; it has {list(lengths)}: add it")
-    return arrays
+    used = set(drawn(mixture))
+    if lengths is not None and (missing := [name for name in by_name if name in used and name not in lengths]):
+        raise ValueError(f"lengths has no entry for domain {missing[0]!r}; it has {list(lengths)}: add it")
+    return source_lengths(by_name, mixture, lengths, length_column, names=used)
 
 
 def _means(mixture: Mixture, arrays: list[NDArray[np.int64] | None]) -> dict[str, float]:

@@ -5,7 +5,7 @@ Letters: K sources, n rows of one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,8 +65,17 @@ def source_lengths(
     mixture: Mixture,
     lengths: Mapping[str, ArrayLike] | None,
     length_column: str | None,
+    *,
+    names: Container[str] | None = None,
 ) -> list[Int64 | None] | None:
     """Return the lengths [n] of the rows of each source; None when the mixture counts examples.
+
+    Args:
+        sources: By name, in the order of the mixture.
+        mixture: The mixture.
+        lengths: Lengths by name, where they are given.
+        length_column: Column to take the others from.
+        names: Sources whose lengths are needed. Default: all.
 
     Raises:
         ValueError: They are not known or not valid.
@@ -80,7 +89,9 @@ def source_lengths(
         return None
     arrays: list[Int64 | None] = []
     for name, source in sources.items():
-        if lengths is not None and name in lengths:
+        if names is not None and name not in names:
+            arrays.append(None)
+        elif lengths is not None and name in lengths:
             arrays.append(row_lengths.check_lengths(lengths[name], len(source), name))
         elif isinstance(source, TokenPack | TokenBlocks):
             if mixture.unit != "tokens":

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from two_processes import run_on_two
 
 
 WORKER = Path(__file__).parent / "streaming_worker.py"
@@ -25,16 +23,7 @@ def worker() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("streaming")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch = subprocess.run(
-        [*command, str(WORKER), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert launch.returncode == 0, launch.stdout[-2000:] + launch.stderr[-6000:]
+    run_on_two(WORKER, folder)
     results = json.loads((folder / "results.json").read_text())
     assert results["num_processes"] == 2
     return results["cases"]

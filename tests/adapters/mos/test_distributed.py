@@ -6,14 +6,12 @@ One launch of `torchrun` runs all cases (see distributed_worker.py), because sta
 from __future__ import annotations
 
 import json
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from two_processes import run_on_two
 
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
@@ -22,16 +20,7 @@ WORKER = Path(__file__).parent / "distributed_worker.py"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch = subprocess.run(
-        [*command, str(WORKER), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert launch.returncode == 0, launch.stdout[-2000:] + launch.stderr[-6000:]
+    run_on_two(WORKER, folder)
     return folder
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from two_processes import run_on_two
 
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
@@ -19,16 +17,7 @@ WORKER = Path(__file__).parent / "distributed_worker.py"
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch = subprocess.run(
-        [*command, str(WORKER), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert launch.returncode == 0, launch.stdout[-2000:] + launch.stderr[-6000:]
+    run_on_two(WORKER, folder)
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 

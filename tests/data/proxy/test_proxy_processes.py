@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import proxy_setup
 import pytest
 from proxy_setup import SHARES
+from two_processes import run_on_two
 
 from hf_mixture.data.proxy import ProxyRunner, ProxySwarm
 from hf_mixture.data.search import Run
@@ -18,16 +16,7 @@ from hf_mixture.data.search import Run
 
 def test_two_processes(tmp_path):
     worker = Path(__file__).parent / "proxies_on_two.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch = subprocess.run(
-        [*command, str(worker), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert launch.returncode == 0, launch.stdout[-2000:] + launch.stderr[-6000:]
+    said = run_on_two(worker, tmp_path)
     first, second = (json.loads((tmp_path / f"result-{rank}.json").read_text()) for rank in range(2))
     assert first == second
     assert (first["world_size"], first["backend"], first["ranks"]) == (2, "gloo", [0, 1])
@@ -49,8 +38,8 @@ def test_two_processes(tmp_path):
         assert kind(proxy_setup.spec(), *proxy_setup.data(), folder=tmp_path / name).run(trials) == [
             Run(trial_id, metrics) for trial_id, metrics in first[name]
         ]
-    assert "not used" not in launch.stderr
-    assert "parallel_mode" not in launch.stderr
+    assert "not used" not in said
+    assert "parallel_mode" not in said
 
 
 @pytest.mark.parametrize("num", [1, 2, 5])

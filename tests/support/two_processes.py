@@ -1,0 +1,32 @@
+"""Two real processes that work together, for tests of what is distributed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run_on_two(worker: Path, *arguments: object, timeout: float = 300) -> str:
+    """Run a script on two processes of this machine under torchrun, and fail with its output if it fails.
+
+    Args:
+        worker: The script; it asserts the world size itself.
+        arguments: Its arguments.
+        timeout: Seconds that it may take.
+
+    Returns:
+        What it wrote to standard error.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch = subprocess.run(
+        [*command, str(worker), *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert launch.returncode == 0, launch.stdout[-2000:] + launch.stderr[-6000:]
+    return launch.stderr
