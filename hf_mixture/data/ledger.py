@@ -23,6 +23,8 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 UNCAPPED = 2**62
 _AHEAD = 64
+# Rows of a table at first, at most.
+_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Ledger(ABC):
         self.caps, self.stops, self.find_stop = caps, stops, find_stop
         self.num_blocks = 0
         self.end: int | None = None
-        self.prefix = np.zeros((16, num_sources), dtype=np.int64)
+        num_blocks = min(grid.block_of(length - 1) + 2, _ROWS)
+        self.prefix = np.zeros((num_blocks, num_sources), dtype=np.int64)
 
     @property
     def is_bounded(self) -> bool:

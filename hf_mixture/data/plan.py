@@ -13,7 +13,6 @@ Letters: K sources, T blocks, N positions, n rows of one source, B block length.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from hf_mixture.data import quotas
 from hf_mixture.data.ledger import UNCAPPED, ExampleLedger, Ledger, LengthLedger, Section
 from hf_mixture.data.order import occurrences
 from hf_mixture.data.permutation import MAX_ROWS, permute, permute_range
+from hf_mixture.data.plan_checks import check_floors, check_schedule, check_weights
 from hf_mixture.data.plan_reader import ReadAhead, Reader, arrange
 from hf_mixture.data.schedule import Segment, SourcePolicy
 from hf_mixture.data.segment_table import SegmentTable
@@ -152,7 +152,7 @@ class MixturePlan:
             ValueError: The stream would be empty, or too long, a source has more than 2**32 rows, a weight is below
                 the minimum of its source, or a source would pass a cap whose overflow is "error".
         """
-        segments = _check_schedule(weights, schedule)
+        segments = check_schedule(weights, schedule)
         num_sources = len(segments[0].weights)
         names = [str(i) for i in range(num_sources)] if names is None else names
         rules = [policy or SourcePolicy() for policy in policies or [None] * num_sources]
@@ -161,7 +161,7 @@ class MixturePlan:
         if sizes is None and (lengths is not None or any(rule.max_epochs is not None for rule in rules)):
             raise ValueError("lengths and max_epochs need the sizes of the sources; pass sizes")
         for segment in segments:
-            _check_floors(segment.weights, rules, names)
+            check_floors(segment.weights, rules, names)
         arrays = None
         if lengths is not None:
             arrays = [np.zeros(0, np.int64) if values is None else np.asarray(values, np.int64) for values in lengths]
@@ -288,8 +288,8 @@ class MixturePlan:
         checked = []
         for at, weights in changes:
             self._check_position(at)
-            shares = _check_weights(weights, len(self.names))
-            _check_floors(shares.tolist(), self.policies, self.names)
+            shares = check_weights(weights, len(self.names))
+            check_floors(shares.tolist(), self.policies, self.names)
             checked.append((int(at), shares))
         if any(self._may_overflow(shares) for _, shares in checked):
             trial = self._new_ledger(self._length)
@@ -336,7 +336,7 @@ class MixturePlan:
         Raises:
             IndexError: A position lies outside the stream.
         """
-        return self._read(self._draw_reader, *self._check_inside(positions))
+        return self._draw_reader.read(self._ledger, *self._check_inside(positions))
 
     def locate(self, positions: Sequence[int] | Int64 | range) -> tuple[Int64, Int64]:
         """Return the source and the row at each position.
@@ -353,21 +353,27 @@ class MixturePlan:
         """
         wanted, in_order = self._check_inside(positions)
         if in_order and self.sizes is not None:
-            return self._read(self._row_reader, wanted, in_order)
-        sources, ranks = self._read(self._draw_reader, wanted, in_order)
+            return self._row_reader.read(self._ledger, wanted, in_order)
+        sources, ranks = self._draw_reader.read(self._ledger, wanted, in_order)
         return sources, self.rows(sources, ranks)
 
-    def _check_inside(self, positions: Sequence[int] | Int64 | range) -> tuple[Int64, bool]:
+    def _check_inside(self, positions: Sequence[int] | Int64 | range) -> tuple[Int64 | range, bool]:
         """The positions, and whether each follows the one before."""
         self._refresh()
-        if isinstance(positions, range):
-            # NumPy converts a range number by number.
-            wanted = np.arange(positions.start, positions.stop, positions.step)
+        wanted: Int64 | range
+        if isinstance(positions, range) and positions.step == 1:
+            wanted, low, high = positions, positions.start, positions.stop - 1
         else:
-            wanted = np.asarray(positions, dtype=np.int64)
+            # NumPy converts a range number by number.
+            given = (
+                np.arange(positions.start, positions.stop, positions.step)
+                if isinstance(positions, range)
+                else positions
+            )
+            wanted = array = np.asarray(given, dtype=np.int64)
+            low, high = (int(array.min()), int(array.max())) if len(array) else (0, -1)
         if not len(wanted):
-            return wanted, True
-        low, high = int(wanted.min()), int(wanted.max())
+            return range(0), True
         ledger = self._ledger
         inside = low >= 0 and high < self._length
         if inside:
@@ -375,32 +381,9 @@ class MixturePlan:
             inside = ledger.end is None or high < ledger.end
         if not inside:
             raise IndexError(f"position {low} or {high} lies outside [0, {len(self)})")
-        in_order = isinstance(positions, range) and positions.step == 1
-        return wanted, in_order or (high - low == len(wanted) - 1 and bool((np.diff(wanted) == 1).all()))
-
-    def _read(self, reader: Reader, wanted: Int64, in_order: bool) -> tuple[Int64, Int64]:
-        sources, values = np.empty_like(wanted), np.empty_like(wanted)
-        grid = self._ledger.grid
-        if in_order:
-            done = 0
-            while done < len(wanted):
-                position = int(wanted[done])
-                stretch = reader.stretch(self._ledger, grid.block_of(position), len(wanted) - done)
-                offset = position - stretch.start
-                num = min(len(wanted) - done, len(stretch.sources) - offset)
-                sources[done : done + num] = stretch.sources[offset : offset + num]
-                values[done : done + num] = stretch.values[offset : offset + num]
-                done += num
-            return sources, values
-        order = np.argsort(wanted, kind="stable")
-        ordered, done = wanted[order], 0
-        while done < len(wanted):
-            stretch = reader.stretch(self._ledger, grid.block_of(int(ordered[done])))
-            num = int(np.searchsorted(ordered[done:], stretch.stop))
-            where, within = order[done : done + num], ordered[done : done + num] - stretch.start
-            sources[where], values[where] = stretch.sources[within], stretch.values[within]
-            done += num
-        return sources, values
+        if isinstance(wanted, range):
+            return wanted, True
+        return wanted, high - low == len(wanted) - 1 and bool((np.diff(wanted) == 1).all())
 
     def rows(self, sources: Int64, ranks: Int64) -> Int64:
         """Return the row that each draw takes.
@@ -436,11 +419,15 @@ class MixturePlan:
         from tqdm.auto import tqdm
 
         end = len(self)
+        if self.sizes is None or end == ENDLESS:
+            raise ValueError(
+                "only a plan with sizes and an end can be written out; pass sizes and num_examples to build"
+            )
         sources, rows = np.empty(end, dtype=np.int64), np.empty(end, dtype=np.int64)
         with tqdm(total=end, desc="planning the mixture", unit_scale=True, disable=end < _SHOW_PROGRESS) as bar:
             for start in range(0, end, _STRETCH):
                 stop = min(start + _STRETCH, end)
-                sources[start:stop], rows[start:stop] = self.locate(range(start, stop))
+                self._row_reader.fill(self._ledger, start, sources[start:stop], rows[start:stop])
                 bar.update(stop - start)
         return sources, rows
 
@@ -619,42 +606,6 @@ class MixturePlan:
 
 def _draw_numbers(source: int, start: int, stop: int) -> Int64:
     return np.arange(start, stop)
-
-
-def _check_weights(weights: Sequence[float] | Float64, num_sources: int | None) -> Float64:
-    shares = np.asarray(weights, dtype=np.float64)
-    if num_sources is not None and len(shares) != num_sources:
-        raise ValueError(f"{len(shares)} weights for {num_sources} sources; give one for each")
-    if not (np.isfinite(shares).all() and (shares >= 0).all() and shares.sum() > 0):
-        raise ValueError(f"weights={shares.tolist()} must be finite numbers >= 0, one of them > 0; correct them")
-    return shares / shares.sum()
-
-
-def _check_floors(weights: Sequence[float], policies: Sequence[SourcePolicy], names: Sequence[str]) -> None:
-    for name, weight, policy in zip(names, weights, policies, strict=True):
-        if weight < policy.min_weight - 1e-9:
-            raise ValueError(
-                f"weight {weight:.6g} of source {name!r} is below its min_weight={policy.min_weight}; raise the "
-                "weight or lower the minimum"
-            )
-
-
-def _check_schedule(weights: Sequence[float] | Float64, schedule: Sequence[Segment] | None) -> list[Segment]:
-    """The segments of a plan, with normalised weights."""
-    shares = _check_weights(weights, None)
-    segments = list(schedule or [Segment(0, tuple(shares.tolist()))])
-    if segments[0].start != 0:
-        raise ValueError(f"the schedule begins at {segments[0].start}; its first segment must start at 0: add one")
-    for before, after in itertools.pairwise(segments):
-        if not before.start < after.start:
-            raise ValueError(f"a segment starts at {after.start}, not after {before.start}; put them in order")
-    result = []
-    for segment in segments:
-        if segment.start != int(segment.start):
-            raise ValueError(f"segment.start={segment.start!r} is not a whole position; round it")
-        values = _check_weights(segment.weights, len(shares))
-        result.append(Segment(int(segment.start), tuple(values.tolist()), segment.interpolation))
-    return result
 
 
 def _overlaid(sections: Sequence[Section], changes: Sequence[tuple[int, Float64]]) -> list[Section]:

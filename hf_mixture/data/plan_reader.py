@@ -25,7 +25,7 @@ Values = Callable[[int, int, int], Numbers]
 _MAX_POSITIONS = 2**15
 _GROWTH = 4
 # Stretches for which values are computed at once: the cost of a call is spread over them.
-_AHEAD = 16
+_AHEAD = 12
 
 
 class ReadAhead:
@@ -112,6 +112,51 @@ class Reader:
         # The last one too, for readers whose batches straddle two.
         self._kept = [*self._kept[-1:], new]
         return new
+
+    def read(self, ledger: Ledger, positions: Int64 | range, in_order: bool) -> tuple[Int64, Int64]:
+        """Return the source and the value at each position.
+
+        Args:
+            ledger: The counts; they reach beyond the positions.
+            positions: [M] numbers in the stream.
+            in_order: Whether each follows the one before.
+
+        Returns:
+            Two int64 arrays [M].
+        """
+        sources, values = np.empty(len(positions), dtype=np.int64), np.empty(len(positions), dtype=np.int64)
+        if in_order:
+            if len(positions):
+                self.fill(ledger, int(positions[0]), sources, values)
+            return sources, values
+        order = np.argsort(positions, kind="stable")
+        ordered, done = np.asarray(positions)[order], 0
+        while done < len(order):
+            stretch = self.stretch(ledger, ledger.grid.block_of(int(ordered[done])))
+            num = int(np.searchsorted(ordered[done:], stretch.stop))
+            where, within = order[done : done + num], ordered[done : done + num] - stretch.start
+            sources[where], values[where] = stretch.sources[within], stretch.values[within]
+            done += num
+        return sources, values
+
+    def fill(self, ledger: Ledger, start: int, sources: Int64, values: Int64) -> None:
+        """Enter what stands at consecutive positions.
+
+        Args:
+            ledger: The counts.
+            start: The first position.
+            sources: int64 [M], to be filled.
+            values: int64 [M], to be filled.
+        """
+        done = 0
+        while done < len(sources):
+            block = ledger.grid.block_of(start + done)
+            stretch = self.stretch(ledger, block, len(sources) - done)
+            offset = start + done - stretch.start
+            num = min(len(sources) - done, len(stretch.sources) - offset)
+            sources[done : done + num] = stretch.sources[offset : offset + num]
+            values[done : done + num] = stretch.values[offset : offset + num]
+            done += num
 
 
 def arrange(
