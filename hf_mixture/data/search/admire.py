@@ -116,7 +116,6 @@ class AdmireSearch(SearchSession):
         }
         super().__init__(space, objective, table=table, seed=seed, settings=settings)
         self._allowed_rows = {level: self._allowed(level) for level in levels}
-        self._spread = space.sample(num_candidates, [seed, num_candidates]) if space.pool is None else space.pool
 
     @property
     def spent(self) -> float:
@@ -304,9 +303,7 @@ class AdmireSearch(SearchSession):
             level = [*earlier.fidelity.tolist(), *level]
             y = [*(self.objective.sign * self.objective.values(earlier)).tolist(), *y]
         known = tuple(sorted({*level, *self.levels}))
-        process = fit_surrogate(
-            self.surrogate, np.array(x), np.array(level), np.array(y), levels=known, points=self._spread
-        )
+        process = fit_surrogate(self.surrogate, np.array(x), np.array(level), np.array(y), levels=known)
         if pending:
             points = torch.tensor([trial.weights for trial in pending], dtype=torch.float64)
             fidelity = torch.tensor([trial.fidelity for trial in pending], dtype=torch.float64)

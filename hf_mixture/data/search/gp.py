@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from hf_mixture.data.search.kernels import PRIORS, Hyper, Levels, Priors, kernel, noise_variance
+from hf_mixture.data.search.kernels import PRIORS, Hyper, Levels, kernel, noise_variance
 from hf_mixture.data.search.ranks import FloatArray
 
 
@@ -117,24 +117,23 @@ def fit_process(
     values: FloatArray | Tensor,
     *,
     all_levels: tuple[float, ...] | None = None,
-    priors: Priors = PRIORS,
     max_steps: int = 60,
 ) -> GaussianProcess:
-    """Fit hyperparameters by the largest posterior density (marginal likelihood and priors), then condition.
+    """Fit hyperparameters by the largest posterior density (marginal likelihood with weak priors), then condition.
 
     Args:
         x: Mixtures of shape (n, K).
         fidelity: Shape (n,).
         values: Shape (n,).
         all_levels: Fidelities that queries will use. Default: those of the runs.
-        priors: Log-normal priors of the hyperparameters. Default: weak ones.
         max_steps: Largest number of L-BFGS steps. Default: 60.
 
     Returns:
         The process; equal inputs give equal processes.
     """
-    process = prior_process(x, fidelity, values, all_levels=all_levels, priors=priors)
-    leaves = [value.clone().requires_grad_(True) for value in process.hyper.fields().values()]
+    process = prior_process(x, fidelity, values, all_levels=all_levels)
+    names = list(PRIORS)
+    leaves = [getattr(process.hyper, name).clone().requires_grad_(True) for name in names]
     optimizer = torch.optim.LBFGS(
         leaves,
         max_iter=max_steps,
@@ -148,7 +147,7 @@ def fit_process(
         optimizer.zero_grad()
         hyper = Hyper(*leaves)
         # Levels without runs leave their amplitudes to the prior.
-        loss = _negative_log_posterior(process, hyper, priors)
+        loss = _negative_log_posterior(process, hyper)
         loss.backward()
         return loss.detach()
 
@@ -166,7 +165,6 @@ def prior_process(
     *,
     all_levels: tuple[float, ...] | None = None,
     hyper: Hyper | None = None,
-    priors: Priors = PRIORS,
 ) -> GaussianProcess:
     """Condition on runs under given hyperparameters, or under the means of their priors.
 
@@ -176,7 +174,6 @@ def prior_process(
         values: Shape (n,).
         all_levels: Fidelities that queries will use. Default: those of the runs.
         hyper: Hyperparameters. Default: prior means.
-        priors: Whose means are taken. Default: weak ones.
     """
     points, fidelities, outcomes = (torch.as_tensor(part, dtype=torch.float64) for part in (x, fidelity, values))
     known = torch.tensor(sorted(all_levels or set(fidelities.tolist())), dtype=torch.float64)
@@ -198,7 +195,7 @@ def prior_process(
         points,
         fidelities,
         residual / unit,
-        hyper or Hyper.initial(points.shape[1], len(known), priors),
+        hyper or Hyper.initial(points.shape[1], len(known)),
         levels,
         0.0,
         unit,
@@ -213,13 +210,13 @@ def _covariance(process: GaussianProcess, hyper: Hyper) -> Tensor:
     return gram + torch.diag_embed(noise_variance(process.fidelity, hyper, process.levels) + JITTER)
 
 
-def _negative_log_posterior(process: GaussianProcess, hyper: Hyper, priors: Priors) -> Tensor:
+def _negative_log_posterior(process: GaussianProcess, hyper: Hyper) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(_covariance(process, hyper))
     if int(failed) != 0:
         return torch.full((), 1e10, dtype=torch.float64) + 0 * hyper.noise
     solved = torch.linalg.solve_triangular(factor, process.y[:, None], upper=False)
     fit = 0.5 * (solved**2).sum() + torch.log(torch.diagonal(factor)).sum()
-    return fit - hyper.log_prior(priors)
+    return fit - hyper.log_prior()
 
 
 def _solve(process: GaussianProcess) -> GaussianProcess:

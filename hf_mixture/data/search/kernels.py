@@ -13,22 +13,15 @@ the losses of a small and a large model have neither in common.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-
-from hf_mixture.data.search.ranks import FloatArray
 
 
 Tensor = torch.Tensor
 
-Priors = Mapping[str, tuple[float | Tensor, float]]
-"""Mean and deviation of the logarithm of each hyperparameter; the mean may differ by domain."""
-
-# Weak: for tables of many runs.
-PRIORS: Priors = {
+# Weak log-normal priors: mean and deviation of the logarithm.
+PRIORS = {
     "lengthscale": (0.0, 1.0),
     "bias_lengthscale": (0.0, 1.0),
     "scale": (0.0, 1.5),
@@ -37,27 +30,6 @@ PRIORS: Priors = {
     "amplitude": (0.0, 1.0),
     "power": (0.0, 0.5),
 }
-
-
-def few_run_priors(points: FloatArray) -> Priors:
-    """Priors for a search, where a few noisy runs must do: nothing is smooth beyond the spread of the candidates.
-
-    A length scale is about 3 sqrt(K) deviations of the shares of its domain, noise half of the signal, and the
-    values of a much smaller model correlate with the target's by .85.
-
-    Args:
-        points: Candidate mixtures of shape (m, K).
-    """
-    deviation = np.maximum(points.std(axis=0), 1e-3)
-    centre = torch.as_tensor(np.log(3 * math.sqrt(points.shape[1]) * deviation))
-    return {
-        **PRIORS,
-        "lengthscale": (centre, 0.5),
-        "bias_lengthscale": (centre, 0.5),
-        "bias": (-0.6, 1.0),
-        "noise": (-0.7, 1.0),
-        "amplitude": (0.0, 0.5),
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,24 +55,21 @@ class Hyper:
     power: Tensor
 
     @classmethod
-    def initial(cls, num_domains: int, num_levels: int, priors: Priors = PRIORS) -> Hyper:
-        """The prior means."""
-        shapes = {"lengthscale": (num_domains,), "bias_lengthscale": (num_domains,), "amplitude": (num_levels,)}
-        return cls(
-            **{
-                name: torch.zeros(shapes.get(name, ()), dtype=torch.float64) + centre
-                for name, (centre, _) in priors.items()
-            }
-        )
+    def initial(cls, num_domains: int, num_levels: int) -> Hyper:
+        """The prior means, with noise of 1 % of the variance."""
+        zeros = torch.zeros(num_domains, dtype=torch.float64)
+        scalar = torch.zeros((), dtype=torch.float64)
+        amplitude = torch.zeros(num_levels, dtype=torch.float64)
+        return cls(zeros, zeros, scalar, scalar - 2.0, scalar - 4.6, amplitude, scalar)
 
     def fields(self) -> dict[str, Tensor]:
         """The tensors, by name."""
         return {name: getattr(self, name) for name in PRIORS}
 
-    def log_prior(self, priors: Priors = PRIORS) -> Tensor:
+    def log_prior(self) -> Tensor:
         """Log density of the priors, up to a constant."""
         terms = [
-            -0.5 * (((value - priors[name][0]) / priors[name][1]) ** 2).sum() for name, value in self.fields().items()
+            -0.5 * (((value - PRIORS[name][0]) / PRIORS[name][1]) ** 2).sum() for name, value in self.fields().items()
         ]
         return torch.stack(terms).sum()
 

@@ -14,7 +14,6 @@ import torch
 
 from hf_mixture.data.search.extras import require
 from hf_mixture.data.search.gp import GaussianProcess, fit_process, prior_process
-from hf_mixture.data.search.kernels import few_run_priors
 from hf_mixture.data.search.predictors.base import finite
 from hf_mixture.data.search.protocol import Objective
 from hf_mixture.data.search.ranks import FloatArray, spearman
@@ -42,9 +41,7 @@ def fit_surrogate(
     x: FloatArray,
     fidelity: FloatArray,
     values: FloatArray,
-    *,
     levels: tuple[float, ...],
-    points: FloatArray | None = None,
 ) -> Surrogate:
     """Fit a surrogate to runs, to be maximised.
 
@@ -57,8 +54,6 @@ def fit_surrogate(
         fidelity: Shape (n,).
         values: Shape (n,).
         levels: Fidelities that queries will use.
-        points: Candidate mixtures of shape (m, K), whose spread sets the priors of the length scales. Default: those
-            of the runs.
 
     Raises:
         ValueError: `kind` is neither of the two.
@@ -66,8 +61,9 @@ def fit_surrogate(
     """
     if kind == "exact":
         size = refit_size(len(values))
-        spread = x if points is None else points
-        fitted = _fit_cached(x[:size], fidelity[:size], values[:size], levels=levels, spread=spread)
+        fitted = _fit_cached(
+            x[:size].tobytes(), x.shape[1], fidelity[:size].tobytes(), values[:size].tobytes(), levels
+        )
         return prior_process(x, fidelity, values, all_levels=levels, hyper=fitted.hyper)
     if kind == "botorch":
         return fit_botorch(x, fidelity, values)
@@ -85,15 +81,16 @@ def refit_size(num: int) -> int:
 _CACHE: dict[Any, GaussianProcess] = {}
 
 
-def _fit_cached(
-    x: FloatArray, fidelity: FloatArray, values: FloatArray, *, levels: tuple[float, ...], spread: FloatArray
-) -> GaussianProcess:
+def _fit_cached(x: bytes, width: int, fidelity: bytes, values: bytes, levels: tuple[float, ...]) -> GaussianProcess:
     """Fit, and keep the last fits: consecutive asks share their hyperparameters."""
-    key = (x.tobytes(), fidelity.tobytes(), values.tobytes(), levels, spread.tobytes())
+    key = (x, width, fidelity, values, levels)
     if key not in _CACHE:
         while len(_CACHE) >= 4:
             _CACHE.pop(next(iter(_CACHE)))
-        _CACHE[key] = fit_process(x, fidelity, values, all_levels=levels, priors=few_run_priors(spread))
+        points = np.frombuffer(x).reshape(-1, width).copy()
+        _CACHE[key] = fit_process(
+            points, np.frombuffer(fidelity).copy(), np.frombuffer(values).copy(), all_levels=levels
+        )
     return _CACHE[key]
 
 
