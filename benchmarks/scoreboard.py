@@ -80,12 +80,74 @@ def interleave_rows(result: dict[str, Any]) -> Rows:
     return [
         {
             "what": name,
-            "CPU ns per row": f"{row['median']:.0f}",
+            "CPU ns per row": f"{row['median']:.1f}",
             "CPU time of datasets / this": _spread(
                 result["ratio_per_row"]["cpu"], f"datasets, all_exhausted / {name}"
             ),
+            "peak MB": f"{result['peak_bytes'][name] / 1e6:.2f}" if name in result["peak_bytes"] else "",
         }
         for name, row in result["nanoseconds_per_row"]["cpu"].items()
+    ]
+
+
+def pack_rows(result: dict[str, Any]) -> Rows:
+    ratios = result["ratio"]["cpu"]
+    faster = {key.partition(" / ")[2]: [] for key in ratios}
+    for key, row in ratios.items():
+        theirs, _, ours = key.partition(" / ")
+        faster[ours].append(f"{row['median']:.1f} x {theirs}")
+    return [
+        {
+            "what": name,
+            "million tokens per CPU second": f"{rate['median']:.0f}",
+            "as fast as": "; ".join(faster.get(name, [])),
+        }
+        for name, rate in result["million_tokens_per_second"]["cpu"].items()
+    ]
+
+
+def stream_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "rows": kind,
+            "what": name,
+            "rows per CPU second": f"{row['median']:,.0f}",
+            "CPU time of datasets / this": _spread(
+                measured["ratio"]["cpu"], f"{next(iter(measured['rows_per_second']['cpu']))} / {name}"
+            ),
+        }
+        for kind, measured in result["kinds"].items()
+        for name, row in measured["rows_per_second"]["cpu"].items()
+    ]
+
+
+def swarm_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "width": size["size"]["width"],
+            "tokens of a sample": size["size"]["length"],
+            "samples of a step": size["size"]["batch"],
+            **{f"s a run, {name}": f"{value:.2f}" for name, value in size["wall_seconds_per_run"].items()},
+            "time of the Trainer / swarm": _spread(size, "wall_ratio"),
+            "largest difference of a loss": f"{size['largest_difference_of_a_loss']:.0e}",
+        }
+        for size in result["sizes"]
+    ]
+
+
+def end_to_end_rows(result: dict[str, Any]) -> Rows:
+    comparison = result["comparison"]
+    found = comparison["systems"][0]["name"]
+    return [
+        {
+            "mixture": system["name"],
+            **{f"seed {run['seed']}": f"{run['objective']:.4f}" for run in system["runs"]},
+            "mean": f"{system['objective']['mean']:.4f}",
+            f"{found} less this": f"{comparison['differences'][system['name']]['mean']:+.4f}"
+            if system["name"] in comparison["differences"]
+            else "",
+        }
+        for system in comparison["systems"]
     ]
 
 
@@ -115,12 +177,20 @@ def _spread(ratios: dict[str, dict[str, float]], key: str) -> str:
     return f"{row['median']:.2f} ({row['quartile_1']:.2f} to {row['quartile_3']:.2f})"
 
 
+# What a reader has to know of a result that has no `setting`.
+SETTINGS = ("sources", "proxies", "steps", "layers", "tokens_of_a_row", "rows_of_a_batch", "rounds")
+
 # Name of the result file -> heading and rows, in the order of the README.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "mos_step": ("One training step (forward, backward, AdamW)", step_rows),
     "mos_adapter_bytes": ("Adapter on disk", bytes_rows),
     "mos_resident": ("Many adapters on one base model, all linear layers", resident_rows),
     "interleave_map": ("Interleaving map-style data sets in given shares", interleave_rows),
+    "packs": ("Batches of packed tokens", pack_rows),
+    "streaming": ("Interleaving streams", stream_rows),
+    "swarm": ("Small runs for a search: one by one, and stacked as one model", swarm_rows),
+    "end_to_end_regmix": ("RegMix on real text: loss on a domain that no model is trained on", end_to_end_rows),
+    "end_to_end_aioli": ("Aioli on real text: mean loss of seven domains", end_to_end_rows),
     "import": ("Start of a process", import_rows),
 }
 
@@ -134,7 +204,8 @@ def results_tables() -> str:
         result = json.loads(path.read_text(encoding="utf-8"))
         machine = result["machine"]
         device = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
-        setting = ", ".join(f"{key} {value}" for key, value in result.get("setting", {}).items())
+        named = result.get("setting") or {key: result[key] for key in SETTINGS if key in result}
+        setting = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in named.items())
         about = f"{setting}; {device}" if setting else device
         parts += [
             f"**{heading}** ({about}; `benchmarks/results/{name}.json`)",

@@ -415,6 +415,9 @@ class MixturePlan:
 
         Returns:
             Two int64 arrays [N]: the number of the source and the row in it.
+
+        Raises:
+            ValueError: The plan was built without sizes, or has no end.
         """
         from tqdm.auto import tqdm
 

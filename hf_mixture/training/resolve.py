@@ -103,7 +103,7 @@ def recipe_values(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smoke
 
     Example:
         >>> from hf_mixture.training.resolve import recipe_values
-        >>> recipe_values("steps: 100\nsmoke: {steps: 2}", smoke=True)
+        >>> recipe_values("{steps: 100, smoke: {steps: 2}}", smoke=True)
         {'steps': 2}
     """
     values = parse_yaml(text)

@@ -66,12 +66,15 @@ def test_shares_as_drawn_recover_what_nominal_shares_do_not():
     assert np.abs(solve_effects(drops, one_hot_shares(3, 0.625)) - effects).max() > 0.02
 
 
-@pytest.mark.parametrize(
-    ("m", "factor"), [(2, 0.4), (2, 0.5), (3, 1 / 3), (7, 0.1), (3, 1.01), (3, float("nan")), (1, 1.0)]
-)
+@pytest.mark.parametrize(("m", "factor"), [(2, 0.4), (2, 0.5), (3, 1 / 3), (7, 0.1), (3, 1.01), (3, float("nan"))])
 def test_shares_that_cannot_be_told_apart_are_refused(m, factor):
-    with pytest.raises(ValueError, match="domain"):
+    with pytest.raises(ValueError, match=rf"one_hot_factor={factor} is not in \(1/m, 1\]"):
         one_hot_shares(m, factor)
+
+
+def test_one_domain_has_nothing_to_tell_apart():
+    with pytest.raises(ValueError, match="1 training domain"):
+        one_hot_shares(1, 1.0)
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(0.34, 100), (0.5, 4), (0.625, 16 / 7), (0.75, 1.6), (1.0, 1.0)])
