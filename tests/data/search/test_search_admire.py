@@ -81,9 +81,12 @@ def test_published_pile_runs(train_1m, held_60m) -> None:
 def test_published_instruction_tuning_runs(admire_runs) -> None:
     """On the target runs alone, ADMIRE beats the exact expected regret of random search in 8 of 10 seeds.
 
-    The stricter comparison, with ten random draws of the same seed, fails on these runs (6 of 10, and 4 of 10 when the
-    smaller models are used): see benchmarks/results/search_replay.json. The smaller models rank mixtures too weakly
-    (.63 and .68) to pay for themselves, and the setting tested here was chosen with these runs in sight.
+    Acceptance check 5c, which compares with ten random draws of the same seed in 8 of 10 seeds, is not met: over seeds
+    that nothing was chosen on (300 to 324), a search has a smaller regret than random search with probability .64, and
+    .60 when the smaller models screen. A search that always found the best of the 76 mixtures would reach .87, since
+    ten random draws find it too in 13 % of the cases. The smaller models rank mixtures too weakly (.63 and .68) to pay
+    for themselves, and the setting tested here was chosen with these runs in sight: see
+    benchmarks/results/search_replay.json.
     """
     metric = "metric_avg_id"
     levels = sorted(set(admire_runs.fidelity.tolist()))
