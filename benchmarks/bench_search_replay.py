@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import print_table, write
-from tqdm import trange
+from tqdm import tqdm, trange
 
 from hf_mixture.data.search import AdmireSearch, ClimbSearch, Objective, RandomSearch, Run, RunTable
 from hf_mixture.data.search.session import SearchSession
@@ -49,10 +49,12 @@ def climb(seeds: int) -> dict[str, Any]:
     ranks = np.argsort(np.argsort(-values)) + 1
     goal = Objective("valid_avg", "maximize")
     settings = {"pool": runs.weights, "predictor": "lightgbm"}
+    chosen = {"pool": runs.weights, "predictor": "auto"}
     searches: dict[str, Callable[[int], SearchSession]] = {
         "random, 112": lambda seed: RandomSearch(runs.domains, goal, num_runs=112, pool=runs.weights, seed=seed),
         "one-shot, 96 + 16": lambda seed: ClimbSearch(runs.domains, goal, rounds=(96, 16), seed=seed, **settings),
         "CLIMB, 64 + 32 + 16": lambda seed: ClimbSearch(runs.domains, goal, seed=seed, **settings),
+        "CLIMB, predictor chosen": lambda seed: ClimbSearch(runs.domains, goal, seed=seed, **chosen),
     }
     found = {}
     for name, build in searches.items():
@@ -116,24 +118,26 @@ def instruction_tuning(seeds: int) -> dict[str, Any]:
     pools = {level: weights[index] / weights[index].sum(axis=1, keepdims=True) for level, index in rows.items()}
     top = np.sort(values[1.0])[::-1]
     expected = float(sum((top[0] - top[rank]) * comb(75 - rank, 9) / comb(76, 10) for rank in range(67)))
-    random = [float(top[0] - np.random.default_rng(seed).permutation(values[1.0])[:10].max()) for seed in range(seeds)]
+    # Seeds that no setting was chosen with.
+    chosen = range(300, 300 + seeds)
+    random = [float(top[0] - np.random.default_rng(seed).permutation(values[1.0])[:10].max()) for seed in chosen]
     found: dict[str, Any] = {}
-    for share in (1.0, 0.5):
+    for name, costs in (("default settings", [*levels.values()]), ("target runs alone", [1.0])):
         regrets = []
-        for seed in trange(seeds, desc=f"ADMIRE, instruction tuning, target_share={share}"):
+        for seed in tqdm(chosen, desc=f"ADMIRE, instruction tuning, {name}"):
             search = AdmireSearch(
                 domains,
                 Objective("metric_avg_id", "maximize"),
-                fidelities={level: level for level in levels.values()},
-                pool=pools,
+                fidelities={level: level for level in costs},
+                pool={level: pools[level] for level in costs},
                 budget=10.0,
-                target_share=share,
                 seed=seed,
             )
             regrets.append(float(top[0] - replay(search, values, 1, 1).incumbent["value"]))
-        found[f"target_share={share}"] = {
+        found[name] = {
             "mean_regret": float(np.mean(regrets)),
             "below_expected_random": sum(regret < expected for regret in regrets),
+            "below_median_random": sum(regret < float(np.median(random)) for regret in regrets),
             "below_random_of_the_same_seed": sum(a < b for a, b in zip(regrets, random, strict=True)),
             "equal_to_random_of_the_same_seed": sum(a == b for a, b in zip(regrets, random, strict=True)),
         }
@@ -148,11 +152,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--climb-seeds", type=int, default=40)
     parser.add_argument("--admire-seeds", type=int, default=10)
+    parser.add_argument("--tuning-seeds", type=int, default=50)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, Any] = {"climb": climb(arguments.climb_seeds), "pile": pile(arguments.admire_seeds)}
     if ADMIRE.exists():
-        result["instruction_tuning"] = instruction_tuning(arguments.admire_seeds)
+        result["instruction_tuning"] = instruction_tuning(arguments.tuning_seeds)
     print_table(
         ["CLIMB runs", "P(best)", "mean rank"],
         [

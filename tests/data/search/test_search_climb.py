@@ -21,9 +21,9 @@ def replay(search, values: np.ndarray):
     return search
 
 
-def climb(runs, seed: int, rounds=(64, 32, 16), direction="maximize") -> ClimbSearch:
+def climb(runs, seed: int, rounds=(64, 32, 16), direction="maximize", predictor="lightgbm") -> ClimbSearch:
     objective = Objective(METRIC, direction)
-    return ClimbSearch(runs.domains, objective, rounds=rounds, predictor="lightgbm", pool=runs.weights, seed=seed)
+    return ClimbSearch(runs.domains, objective, rounds=rounds, predictor=predictor, pool=runs.weights, seed=seed)
 
 
 @pytest.mark.slow
@@ -47,6 +47,13 @@ def test_iterating_beats_one_shot_on_the_published_runs(climb_runs) -> None:
     assert iterative >= 0.6
     assert iterative >= one_shot + 0.1
     assert abs(chance - 112 / 379) <= 0.15
+
+
+@pytest.mark.slow
+def test_the_default_predictor_finds_the_best_published_run_as_often(climb_runs) -> None:
+    values = climb_runs.metrics[METRIC]
+    searches = [replay(climb(climb_runs, seed, predictor="auto"), values) for seed in range(40)]
+    assert np.mean([search.incumbent["value"] == values.max() for search in searches]) >= 0.6
 
 
 def test_rounds_climb_and_a_wrong_direction_shows(climb_runs) -> None:

@@ -156,9 +156,15 @@ def test_small_tables_do_not_give_a_constant(train_1m, held_1m) -> None:
 def test_too_few_rows_are_refused(train_1m) -> None:
     few = train_1m.select(slice(0, 10))
     with pytest.raises(
-        ValueError, match=r"the table has 10 rows; predictors \['law'\] with 17 domains .* at least 25"
+        ValueError, match=r"the table has 10 rows; predictors \['law'\] with 17 domains .* at least 24 \(law\)"
     ):
         search_result("dml", objective=PILE_CC, direction="minimize", table=few)
+    with pytest.raises(ValueError, match=r"the table has 3 rows; predictors .* need at least 4 \(ridge\)"):
+        search_result("regmix", objective=PILE_CC, direction="minimize", table=few.select(slice(0, 3)))
+    # The numbers that the messages name are enough.
+    enough = train_1m.select(slice(0, 4))
+    assert search_result("regmix", objective=PILE_CC, direction="minimize", table=enough).num_rows == 4
+    assert search_result("dml", objective=PILE_CC, direction="minimize", table=train_1m.select(slice(0, 24))).num_rows
 
 
 def test_the_choice_follows_the_held_out_ranking() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
@@ -154,9 +155,7 @@ def choose(
     # Each fold must leave enough rows for the fit.
     usable = [kind for kind in kinds if num - math.ceil(num / num_folds) >= kind.min_rows(num_domains)]
     if not usable:
-        needed = min(
-            (math.ceil(kind.min_rows(num_domains) * num_folds / (num_folds - 1)) + 1, kind.name) for kind in kinds
-        )
+        needed = min((_rows_needed(kind.min_rows(num_domains), num_folds), kind.name) for kind in kinds)
         raise ValueError(
             f"the table has {num} rows; predictors {[kind.name for kind in kinds]} with {num_domains} domains and "
             f"{num_folds} folds need at least {needed[0]} ({needed[1]}): add runs or choose another predictor"
@@ -165,6 +164,11 @@ def choose(
     best = max(range(len(usable)), key=lambda index: _order(trials[index][0]))
     kind, (score, folds) = usable[best], trials[best]
     return Fitted(kind, kind.fit(weights, values), folds, score, tuple(other for other, _ in trials))
+
+
+def _rows_needed(min_rows: int, num_folds: int) -> int:
+    """The fewest rows of which each fold leaves `min_rows` for the fit."""
+    return next(num for num in count(min_rows) if num - math.ceil(num / num_folds) >= min_rows)
 
 
 def _order(score: Score) -> tuple[float, float]:
