@@ -84,8 +84,8 @@ def test_published_instruction_tuning_runs(admire_runs) -> None:
     Acceptance check 5c asks for less regret than random search in 8 of 10 seeds, and that is NOT met. Over 100 seeds
     (300 to 399, not used before) the default settings are below random search of the same seed in 57, with 9 ties;
     below its expectation in 80; and have .66 of its expected regret. Of the ten blocks of ten seeds none reaches 8 by
-    the first reading, and seven do by the second. The settings were decided on synthetic problems, RegMix's runs and the
-    single tasks of these runs; but two earlier versions had been replayed here on other seeds (1.29 and .85 of the
+    the first reading, and seven do by the second. The settings were decided on synthetic problems, RegMix's runs and
+    the single tasks of these runs; but two earlier versions had been replayed here on other seeds (1.29 and .85 of the
     expected regret of random search), so the figures are not those of a first look.
 
     Little more can be known from these runs: the best target mixture is 25th in the 3B ranking and 39th in the 0.5B
