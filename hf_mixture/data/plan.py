@@ -296,8 +296,7 @@ class MixturePlan:
             sections = _overlaid(self._sections, checked)
             trial.reset(self._grid(sections), sections, 0)
             self._check_caps(trial)
-        for at, shares in checked:
-            self._table.append(at, shares)
+        self._table.extend(checked)
         self._refresh()
 
     def _check_position(self, at: int) -> None:
@@ -467,8 +466,7 @@ class MixturePlan:
         changes = [(int(at), np.array(weights, dtype=np.float64)) for at, weights in state["changes"]]
         known = len(self._changes)
         if _same(changes[:known], self._changes):
-            for at, weights in changes[known:]:
-                self._table.append(at, weights)
+            self._table.extend(changes[known:])
         else:
             self._table.replace(changes)
         self._refresh()

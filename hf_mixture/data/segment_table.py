@@ -1,6 +1,6 @@
 """The weight changes of a growing plan: an append-only table that several processes read.
 
-One process writes: first the row, then the count. A reader that sees the count sees the row, so no lock is needed.
+One process writes: first the rows, then the count. A reader that sees the count sees the rows, so no lock is needed.
 """
 
 from __future__ import annotations
@@ -40,16 +40,18 @@ class SegmentTable:
         """The position and the weights [K] of the changes number `first` to `last`, in the order they were made."""
         return [(int(row[0]), row[1:].copy()) for row in self._rows[first:last]]
 
-    def append(self, position: int, weights: Float64) -> None:
-        """Add one change."""
+    def extend(self, changes: Sequence[tuple[int, Float64]]) -> None:
+        """Add changes: all of them, or none where they do not fit."""
         count = int(self._header[_COUNT])
-        if count == self.capacity:
+        if count + len(changes) > self.capacity:
             raise ValueError(
-                f"the plan already has {count} weight changes, the most that fit; change the weights less often"
+                f"{len(changes)} weight changes beside {count} are more than {self.capacity}, the most that fit in "
+                "this plan; change the weights less often"
             )
-        self._rows[count, 0] = position
-        self._rows[count, 1:] = weights
-        self._header[_COUNT] = count + 1
+        for row, (position, weights) in enumerate(changes, start=count):
+            self._rows[row, 0] = position
+            self._rows[row, 1:] = weights
+        self._header[_COUNT] = count + len(changes)
 
     def replace(self, rows: Sequence[tuple[int, Float64]]) -> None:
         """Put other changes in the place of all."""
@@ -57,8 +59,7 @@ class SegmentTable:
             raise ValueError(f"{len(rows)} weight changes are more than the {self.capacity} that fit in this plan")
         self._header[_COUNT] = 0
         self._header[_GENERATION] += 1
-        for position, weights in rows:
-            self.append(position, weights)
+        self.extend(rows)
 
     def share_memory(self) -> None:
         """Move the table into memory that forked and spawned processes see."""

@@ -183,5 +183,5 @@ def test_a_state_of_another_plan_is_refused(more: dict[str, Any], words: list[st
 def test_a_full_table_is_one_clear_error() -> None:
     plan = MixturePlan.build([0.5, 0.5], None, num_examples=10, block_size=1)
     with pytest.raises(ValueError, match="the most that fit"):
-        for _ in range(1000):
-            plan.set_weights([0.4, 0.6], at=5)
+        plan.set_schedule([(5, [0.4, 0.6])] * 1000)
+    assert plan.state_dict()["changes"] == []
