@@ -204,13 +204,9 @@ class MixturePlan:
         A linear segment that a change cuts short moves, up to there, towards the weights it was going to.
         """
         self._refresh()
-        sections = self._ledger.sections
-        end = sections[1].start if len(sections) > 1 else ENDLESS
-        kept = [segment for segment in self.schedule if segment.start < end]
-        if sections[0].timeline is not self._timeline:
-            kept, sections = [], [sections[0], *sections[1:]]
-            return tuple(Segment(s.start, tuple(s.timeline.first[0].tolist())) for s in sections)
-        return (*kept, *(Segment(s.start, tuple(s.timeline.first[0].tolist())) for s in sections[1:]))
+        changes = [section for section in self._sections if section.timeline is not self._timeline]
+        kept = [segment for segment in self.schedule if not changes or segment.start < changes[0].start]
+        return (*kept, *(Segment(s.start, tuple(s.timeline.first[0].tolist())) for s in changes))
 
     def weights_at(self, position: int) -> Float64:
         """The weights at a position, before any cap is applied.
