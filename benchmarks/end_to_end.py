@@ -72,6 +72,8 @@ def main() -> None:
         print(comparison_table(results))
         # Paths of this machine are nobody else's.
         del results["recipe"]["output_dir"], results["recipe"]["domains"], results["recipe"]["targets"]
+        # A stored result has a name of its own.
+        del results["name"]
         write(f"end_to_end_{name}", results)
 
 
