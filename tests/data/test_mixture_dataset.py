@@ -315,7 +315,9 @@ def test_the_same_data_loaded_again_is_the_same(tmp_path: Path) -> None:
     for name, table in tables().items():
         table.save_to_disk(str(tmp_path / name))
     first, second = ({name: Dataset.load_from_disk(str(tmp_path / name)) for name in "abc"} for _ in range(2))
-    mixed(second).load_state_dict(mixed(first).state_dict())
+    again = mixed(second)
+    again.load_state_dict(mixed(first).state_dict())
+    assert again.fingerprints == mixed(first).fingerprints
 
 
 @pytest.mark.parametrize(
