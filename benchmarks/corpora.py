@@ -33,9 +33,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hf_mixture.data.atomic import write_atomic
 from hf_mixture.data.prose import Seen
 from hf_mixture.data.textfiles import read_text
+from hf_mixture.hub.atomic import write_atomic
 
 
 FORMAT, VERSION = "hf_mixture_corpora", 1

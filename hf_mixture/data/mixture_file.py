@@ -14,9 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_mixture.data.atomic import write_atomic
 from hf_mixture.data.schedule import SourcePolicy
 from hf_mixture.data.source import Source, check_text, shorten
+from hf_mixture.hub.atomic import write_atomic
 
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from hf_mixture.data import pack_files
-from hf_mixture.data.atomic import write_atomic
 from hf_mixture.data.pack_files import DTYPES, HEADER, OFFSETS, TOKENS
 from hf_mixture.data.packed_rows import PackedRows
+from hf_mixture.hub.atomic import write_atomic
 
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_mixture.data.atomic import write_atomic
+from hf_mixture.hub.atomic import write_atomic
 
 
 FORMAT = "hf_mixture.token_pack"

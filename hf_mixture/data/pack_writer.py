@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_mixture.data.atomic import write_atomic
 from hf_mixture.data.pack_files import DTYPES, OFFSETS, TOKENS
+from hf_mixture.hub.atomic import write_atomic
 
 
 PROGRESS = "progress.json"

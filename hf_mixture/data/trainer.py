@@ -23,10 +23,10 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_mixture._compat.transformers import extend_logs
-from hf_mixture.data.atomic import write_atomic
 from hf_mixture.data.domain_loss import DomainLoss
 from hf_mixture.data.loader import Course, Layout, check_lag, check_passes, check_position, read_layout
 from hf_mixture.data.mixture_dataset import MixtureDataset
+from hf_mixture.hub.atomic import write_atomic
 
 
 FORMAT = "hf_mixture.plan"

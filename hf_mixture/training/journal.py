@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hf_mixture.data.atomic import is_partial_of, write_atomic
+from hf_mixture.hub.atomic import is_partial_of, write_atomic
 from hf_mixture.training.strict import parse_yaml
 
 

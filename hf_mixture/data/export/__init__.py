@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_mixture.data.atomic import write_atomic
+from hf_mixture.hub.atomic import write_atomic
 
 
 if TYPE_CHECKING:

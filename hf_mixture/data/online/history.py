@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_mixture.data.atomic import write_atomic
+from hf_mixture.hub.atomic import write_atomic
 
 
 FORMAT = "hf_mixture.mixing_law"

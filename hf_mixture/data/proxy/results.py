@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from hf_mixture.data.atomic import write_atomic
 from hf_mixture.data.search.protocol import Run, Trial
 from hf_mixture.data.search.table import RunTable, read_columns
+from hf_mixture.hub.atomic import write_atomic
 
 
 FORMAT = "hf_mixture_run_table"

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hf_mixture.data.atomic import write_atomic
 from hf_mixture.data.proxy.experiments import ProxyExperiments
 from hf_mixture.data.proxy.models import build_model, check_tokens
 from hf_mixture.data.proxy.stacked import StackedCausalLM, check_stacking
 from hf_mixture.data.proxy.stacked_training import StackedTraining
 from hf_mixture.data.search.protocol import Trial
+from hf_mixture.hub.atomic import write_atomic
 
 
 Int64 = NDArray[np.int64]

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from hf_mixture.data.atomic import write_atomic
 from hf_mixture.data.search.protocol import Run, Trial
 from hf_mixture.data.search.session import SearchSession
+from hf_mixture.hub.atomic import write_atomic
 
 
 STATE_FILE = "search.json"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_mixture.data.atomic import write_atomic
+from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.training.journal import Journal
 from hf_mixture.training.recipe import source_of
 from hf_mixture.training.report import write_results

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_mixture.data.atomic import write_atomic
+from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.hub.cards import markdown_table
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_mixture.data.atomic import write_atomic
 from hf_mixture.data.splits import SPLITS
+from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.training.recipe import source_of
 from hf_mixture.training.search.recipe import ClusterSpec, SearchRecipe
 

@@ -19,7 +19,7 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     Example:
         ```python
         >>> import pathlib, tempfile
-        >>> from hf_mixture.data.atomic import write_atomic
+        >>> from hf_mixture.hub.atomic import write_atomic
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "state.json")
         ...     write_atomic(path, "{}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_mixture.data.atomic import is_partial_of, write_atomic
+from hf_mixture.hub.atomic import is_partial_of, write_atomic
 
 
 def test_text_and_bytes_are_written_as_they_stand(tmp_path: Path) -> None:
