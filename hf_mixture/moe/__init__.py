@@ -1,0 +1,1 @@
+"""Mixtures of experts inside one sparse model: anatomy, routers, expert edits, traces."""
