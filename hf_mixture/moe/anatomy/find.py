@@ -149,13 +149,15 @@ def _top_k(module: nn.Module, block: nn.Module, path: str) -> int:
 
 def _experts_path(path: str, block_path: str, modules: Mapping[str, nn.Module], num_experts: int) -> str | None:
     """The experts beside a router: a module with tensors of three dimensions, or with one module for each expert."""
+    found = []
     for name in _beside(path, block_path, modules):
         module = modules[name]
         stacked = any(p.dim() == 3 and p.shape[0] >= num_experts for p in module.parameters(recurse=False))
-        listed = isinstance(module, (nn.ModuleList, nn.ModuleDict)) and len(module) >= num_experts
+        listed = isinstance(module, nn.ModuleList | nn.ModuleDict) and len(module) >= num_experts
         if stacked or listed or getattr(module, "num_experts", None) == num_experts:
-            return name
-    return None
+            found.append(name)
+    # JetMoE splits its experts over two modules.
+    return found[0] if len(found) == 1 else None
 
 
 def _beside(path: str, block_path: str, modules: Mapping[str, nn.Module]) -> Iterator[str]:
