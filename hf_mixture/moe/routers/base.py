@@ -1,0 +1,189 @@
+"""What the routers of the registry have in common.
+
+Letters: T tokens, H hidden, E experts, K chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hf_mixture.moe.anatomy import MoeRouter, RouterOutput, SelectionRule
+from hf_mixture.moe.routers.registry import RouterInfo, router_info
+
+
+if TYPE_CHECKING:
+    from hf_mixture.moe.routers.context import RouterContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterShape:
+    """The numbers that a model gives its routers.
+
+    Args:
+        num_experts: E.
+        hidden_size: H.
+        top_k: K, number of experts for a token.
+        layer: Index of the model layer, 0 where it has none.
+    """
+
+    num_experts: int
+    hidden_size: int
+    top_k: int
+    layer: int = 0
+
+
+class RegistryRouter(nn.Module):
+    """A router of the registry in the place of the router of a model.
+
+    Instances in a model also are instances of its own router class (`router_class`), so that the model records their
+    first output as `router_logits`.
+
+    Args:
+        shape: Numbers of experts, of hidden features and of choices.
+
+    Attributes:
+        info: The entry of the registry.
+        stock_class: The router class of the model.
+        options: Values of all options.
+        context: The batch tensors that the entry asks for; None where it asks for none.
+    """
+
+    info: ClassVar[RouterInfo]
+    stock_class: ClassVar[type[nn.Module]] = nn.Module
+
+    def __init__(self, shape: RouterShape) -> None:
+        # The class of the model, which comes next among the bases, would create its own parameters.
+        nn.Module.__init__(self)
+        self.num_experts = shape.num_experts
+        self.hidden_dim = shape.hidden_size
+        self.top_k = shape.top_k
+        self.options: dict[str, Any] = {}
+        self.context: RouterContext | None = None
+
+    @property
+    def pads(self) -> bool:
+        """Whether a token may get fewer than K experts: index E and weight 0 in the free places."""
+        return False
+
+    @classmethod
+    def stock_options(cls, stock: MoeRouter) -> dict[str, Any]:
+        """Defaults of options that follow the router that is replaced.
+
+        Args:
+            stock: That router.
+
+        Returns:
+            Values of some options.
+        """
+        return {}
+
+    def route(self, hidden: Tensor) -> RouterOutput:
+        """Choose experts.
+
+        Args:
+            hidden: Hidden states [T, H].
+
+        Returns:
+            Raw logits [T, E], weights [T, K] and indices [T, K].
+        """
+        raise NotImplementedError
+
+    def reset_parameters(self, std: float) -> None:
+        """Draw the initial values of all parameters.
+
+        Args:
+            std: Standard deviation that the configuration of the model gives for its weights.
+        """
+
+    def selection_rule(self) -> SelectionRule | None:
+        """The selection formula as data, None where it has no such form."""
+        return None
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Route hidden states [..., H].
+
+        Args:
+            hidden_states: Input of the block.
+
+        Returns:
+            The contract of transformers: raw logits [T, E], weights [T, K] in the type of the input, indices [T, K].
+        """
+        logits, weights, indices = self.route(hidden_states.reshape(-1, self.hidden_dim))
+        return logits, weights.to(hidden_states.dtype), indices
+
+    def extra_repr(self) -> str:
+        """The name and the options, for `print(model)`."""
+        return ", ".join([repr(self.info.name), *(f"{name}={value!r}" for name, value in self.options.items())])
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class is made for one model class and has no name that pickle could look up.
+        reduced: Any = super().__reduce_ex__(protocol)
+        return (_empty_router, (self.info.name, self.stock_class), *reduced[2:])
+
+
+class LinearRouter(RegistryRouter):
+    """A router whose logits are a linear function of the hidden states: z = x Wᵀ (+ b).
+
+    Args:
+        shape: Numbers of experts, of hidden features and of choices.
+        bias: Whether there is a vector b, which takes part in the logits.
+    """
+
+    def __init__(self, shape: RouterShape, *, bias: bool = False) -> None:
+        super().__init__(shape)
+        self.weight = nn.Parameter(torch.empty(shape.num_experts, shape.hidden_size))
+        self.bias = nn.Parameter(torch.empty(shape.num_experts)) if bias else None
+
+    def reset_parameters(self, std: float) -> None:
+        """Draw W from a normal distribution, and set b to zero."""
+        nn.init.normal_(self.weight, std=std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Compute the raw logits [T, E] of hidden states [T, H]."""
+        return F.linear(hidden, self.weight, self.bias)
+
+
+_CLASSES: dict[tuple[type[RegistryRouter], type[nn.Module]], type[RegistryRouter]] = {}
+
+
+def router_class(name: str, stock_class: type[nn.Module]) -> type[RegistryRouter]:
+    """Derive the class of a registry router for one model: below the entry, and below the model's own router class.
+
+    Args:
+        name: Name of the router.
+        stock_class: Router class of the model.
+
+    Returns:
+        The class, the same for the same arguments.
+    """
+    base = router_info(name).router_class
+    if (base, stock_class) in _CLASSES:
+        return _CLASSES[base, stock_class]
+    members = {"stock_class": stock_class, "__module__": base.__module__, "__doc__": base.__doc__}
+    made = type(f"{base.__name__}As{stock_class.__name__}", (base, stock_class), members)
+    _CLASSES[base, stock_class] = made
+    return made
+
+
+def _empty_router(name: str, stock_class: type[nn.Module]) -> RegistryRouter:
+    made = router_class(name, stock_class)
+    return made.__new__(made)
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Raise half precision to float32; scores and sums of low precision change the choice.
+
+    Args:
+        tensor: Any floating point tensor.
+
+    Returns:
+        The tensor in float32, or in float64 where it is.
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,169 @@
+"""Tensors of the batch that routers read besides hidden states: token ids, tasks, modalities, attributes.
+
+A block of a model hands its router nothing but hidden states. A forward pre-hook on the model therefore keeps the
+tensors that the routers ask for, by their key in the batch, in one `RouterContext` that all of them share.
+
+Letters: B sequences, S positions, T = B S tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+class RouterContext:
+    """The tensors of the batch that is running, by key.
+
+    Args:
+        keys: Keys of the batch; `"input_ids"` stays among the arguments of the model, the others are taken out.
+    """
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self.keys = keys
+        self._batch: dict[str, Tensor] = {}
+        self._given: dict[str, Tensor] = {}
+        self._depth = 0
+
+    def get(self, key: str) -> Tensor:
+        """The tensor of a key, as the batch has it.
+
+        Args:
+            key: A key.
+
+        Returns:
+            The tensor.
+
+        Raises:
+            ValueError: If the batch has none.
+        """
+        value = self._batch.get(key)
+        value = self._given.get(key) if value is None else value
+        if value is None:
+            raise ValueError(
+                f"the routers need {key!r} in the batch, and this forward has none; pass {key}=... to the model, or "
+                f"call it inside `with routing_context(model, {key}=...)`"
+            )
+        return value
+
+    def per_token(self, key: str, num_tokens: int) -> Tensor:
+        """The tensor of a key with one row for each token.
+
+        Args:
+            key: A key.
+            num_tokens: T.
+
+        Returns:
+            A tensor [T, ...]: the entries of [B, S, ...] in the order of the tokens, or those of [B, ...], each S
+            times.
+
+        Raises:
+            ValueError: If the batch has none, or its shape fits neither way.
+        """
+        value = self.get(key)
+        if value.dim() > 1 and value.shape[0] * value.shape[1] == num_tokens:
+            return value.flatten(0, 1)
+        if value.dim() > 0 and value.shape[0] > 0 and num_tokens % value.shape[0] == 0:
+            return value.repeat_interleave(num_tokens // value.shape[0], dim=0)
+        raise ValueError(
+            f"{key!r} has the shape {tuple(value.shape)} and the routers see {num_tokens} tokens; give one entry for "
+            "each sequence [B, ...] or for each token [B, S, ...]"
+        )
+
+    def attach(self, model: nn.Module) -> list[RemovableHandle]:
+        """Keep the tensors of every forward of a model.
+
+        Args:
+            model: The model that is called; models inside it may be attached as well.
+
+        Returns:
+            Handles; the `remove` of each detaches.
+        """
+        return [
+            model.register_forward_pre_hook(self._enter, with_kwargs=True),
+            model.register_forward_hook(self._leave, always_call=True),
+        ]
+
+    def _enter(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if self._depth == 0:
+            self._batch.clear()
+        self._depth += 1
+        for key in self.keys:
+            value = kwargs.get(key) if key == "input_ids" else kwargs.pop(key, None)
+            if value is None and args and key == _first_argument(type(model)):
+                value = args[0]
+            if isinstance(value, Tensor):
+                self._batch[key] = value
+        return args, kwargs
+
+    def _leave(self, model: nn.Module, args: Any, output: Any) -> None:
+        self._depth -= 1
+        # Gradient checkpointing runs the layers again during the backward, when the forward is over.
+        if self._depth == 0 and not torch.is_grad_enabled():
+            self._batch.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"keys": self.keys, "_batch": {}, "_given": {}, "_depth": 0}
+
+    @contextlib.contextmanager
+    def given(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Lend tensors for the forwards of a `with` block that do not bring their own.
+
+        Args:
+            values: Tensors by key.
+        """
+        before = self._given
+        self._given = {**before, **values}
+        try:
+            yield
+        finally:
+            self._given = before
+
+
+def _first_argument(model_class: type[nn.Module]) -> str | None:
+    parameters = list(inspect.signature(model_class.forward).parameters)
+    return parameters[1] if len(parameters) > 1 else None
+
+
+@contextlib.contextmanager
+def routing_context(model: nn.Module, **tensors: Tensor) -> Iterator[None]:
+    """Give the routers of a model tensors that its caller cannot pass, such as `generate`.
+
+    A forward that brings a tensor of the same key uses its own.
+
+    Args:
+        model: A model whose routers read a context.
+        tensors: Tensors by key, with one entry for each sequence [B, ...] or each token [B, S, ...].
+
+    Raises:
+        ValueError: If no router of the model reads one of the keys.
+    """
+    contexts = contexts_of(model)
+    known = {key for context in contexts for key in context.keys}
+    for key in tensors:
+        if key not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise ValueError(f"no router of the model reads {key!r} (keys: {listed}); leave it out")
+    with contextlib.ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context.given({key: tensors[key] for key in context.keys if key in tensors}))
+        yield
+
+
+def contexts_of(model: nn.Module) -> list[RouterContext]:
+    """The contexts of the routers inside a model.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Each context once.
+    """
+    found = (getattr(module, "context", None) for module in model.modules())
+    return list({id(context): context for context in found if isinstance(context, RouterContext)}.values())
