@@ -1,0 +1,41 @@
+"""Keys and values computed under other edits must not be continued: a check in the forward of the model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+_MARK = "_hf_mixture_edition"
+_editions = itertools.count(1)
+
+
+class CacheGuard:
+    """A forward pre-hook that refuses a cache which another set of edits, or none, has filled.
+
+    It sees caches that are passed as `past_key_values` to the module that was patched, outside compiled code.
+    """
+
+    def __init__(self) -> None:
+        self.edition = next(_editions)
+
+    def renew(self) -> None:
+        """Refuse the caches that were filled until now."""
+        self.edition = next(_editions)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        cache = kwargs.get("past_key_values")
+        if cache is None or torch.compiler.is_compiling() or not hasattr(cache, "get_seq_length"):
+            return
+        mark = getattr(cache, _MARK, None)
+        if mark is None and int(cache.get_seq_length()) == 0:
+            setattr(cache, _MARK, self.edition)
+        elif mark != self.edition:
+            raise ValueError(
+                "past_key_values was filled under other expert edits than the present ones, and would mix the two; "
+                "start with an empty cache"
+            )
