@@ -156,15 +156,12 @@ def guard_caches(model: nn.Module) -> None:
     Args:
         model: The model.
     """
-    guards = [hook for module in model.modules() for hook in module._forward_pre_hooks.values() if _is_guard(hook)]
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    guards = [hook for hook in hooks if isinstance(hook, CacheGuard)]
     for guard in guards:
         guard.renew()
     if not guards:
         model.register_forward_pre_hook(CacheGuard(), with_kwargs=True)
-
-
-def _is_guard(hook: Any) -> bool:
-    return isinstance(hook, CacheGuard)
 
 
 def remove_patches(model: nn.Module) -> None:

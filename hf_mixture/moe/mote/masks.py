@@ -7,12 +7,13 @@ Letters: C classes that the selection ranks (experts, and identity or skip class
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from hf_mixture.moe.mote.edit import ExpertEdit
+from hf_mixture.moe.mote.edits import ExpertEdits
 
 
 class RouterMasks:
@@ -36,21 +37,22 @@ class RouterMasks:
         self.delta = torch.zeros(num_choices, device=device)
         self.scale = torch.ones(num_choices, device=device)
         self.gate = torch.zeros(num_choices, device=device)
-        self.mode, self.force_weight = "reroute", "max"
+        self.mode: str = "reroute"
+        self.force_weight: str = "max"
         self.has_off = self.has_on = self.has_delta = self.has_scale = False
 
     @torch.no_grad()
-    def write(self, edits: Sequence[ExpertEdit], mode: str, force_weight: str) -> None:
+    def write(self, edits: Sequence[ExpertEdit], meaning: ExpertEdits, kinds: Collection[str] = ()) -> None:
         """Put other edits in the place of the present ones.
 
         A kind of edit that was there stays part of the computation, with neutral values.
 
         Args:
             edits: Edits of this router, checked.
-            mode: As in `ExpertEdits`.
-            force_weight: As in `ExpertEdits`.
+            meaning: The set they belong to, which has the mode and the weight of forced experts.
+            kinds: Operations that become part of the computation even without an edit.
         """
-        self.mode, self.force_weight = mode, force_weight
+        self.mode, self.force_weight = meaning.mode, meaning.force_weight
         of = {op: [edit for edit in edits if edit.op == op] for op in ("off", "on", "bias", "scale")}
         size = len(self.off)
         self.off.copy_(_marked(of["off"], size))
@@ -58,10 +60,10 @@ class RouterMasks:
         self.delta.copy_(_valued(of["bias"], torch.zeros(size)))
         self.scale.copy_(_valued(of["scale"], torch.ones(size)))
         self.gate.copy_(_valued(of["on"], torch.zeros(size)))
-        self.has_off |= bool(of["off"])
-        self.has_on |= bool(of["on"])
-        self.has_delta |= bool(of["bias"])
-        self.has_scale |= bool(of["scale"])
+        self.has_off |= bool(of["off"]) or "off" in kinds
+        self.has_on |= bool(of["on"]) or "on" in kinds
+        self.has_delta |= bool(of["bias"]) or "bias" in kinds
+        self.has_scale |= bool(of["scale"]) or "scale" in kinds
 
     @property
     def reroutes(self) -> bool:

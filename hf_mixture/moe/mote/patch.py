@@ -5,16 +5,21 @@ Letters: T tokens, C classes that the selection ranks, K chosen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from torch import nn
 
 from hf_mixture.moe.anatomy import MoeRouter, find_routers
 from hf_mixture.moe.mote.checks import check_means, check_model, needs_interception, resolve
+from hf_mixture.moe.mote.edit import ExpertEdit
 from hf_mixture.moe.mote.edits import ExpertEdits
 from hf_mixture.moe.mote.fingerprint import fingerprint_of
 from hf_mixture.moe.mote.hooks import guard_caches, patch_router, patches_of, remove_patches
+
+
+# Set by torch.compile, by Module.compile, and by generate where it compiles.
+_COMPILED = ("_orig_mod", "_compiled_call_impl", "_compiled_call")
 
 
 class TunedExperts:
@@ -27,15 +32,17 @@ class TunedExperts:
         edits: The edits in force.
     """
 
-    def __init__(self, model: nn.Module, edits: ExpertEdits, *, cap_forced: bool, intercept: bool) -> None:
+    def __init__(
+        self, model: nn.Module, edits: ExpertEdits, *, cap_forced: bool, intercept: bool, all_routers: bool
+    ) -> None:
         self.model, self.edits = model, edits
-        self._cap_forced, self._intercept = cap_forced, intercept
+        self._cap_forced, self._intercept, self._all_routers = cap_forced, intercept, all_routers
 
     def set(self, edits: ExpertEdits) -> None:
-        """Put other edits in the place of the present ones, without compiling a compiled model anew.
+        """Put other edits in the place of the present ones.
 
-        Masks change in place. What compiles once more: a router that was not edited before (see `all_routers` of
-        `tune_experts`), another mode, and an operation that a router did not have. Key-value caches filled under the
+        Masks change in place, so that a compiled model is not compiled anew, unless a router gets an operation that
+        it did not have (see `all_routers` of `tune_experts`) or the mode changes. Key-value caches filled under the
         old edits are refused.
 
         Args:
@@ -44,7 +51,9 @@ class TunedExperts:
         Raises:
             ValueError: If they do not suit the model; the present edits then stay.
         """
-        _apply(self.model, find_routers(self.model), edits, self._cap_forced, self._intercept, all_routers=False)
+        routers = find_routers(self.model)
+        resolved = _check(routers, edits, self._cap_forced, self._intercept)
+        _write(self.model, routers, resolved, edits, all_routers=self._all_routers)
         self.edits = edits
 
     def remove(self) -> None:
@@ -71,9 +80,9 @@ def tune_experts(
 ) -> TunedExperts:
     """Switch experts of a sparse model off, force, bias or scale them, until further notice.
 
-    Only routers with edits are touched, through forward hooks on these module instances: weights, `state_dict`, other
-    models and the returned router logits stay as they are. Shared experts are never touched. Patch before
-    `torch.compile`; before or after PEFT. Start generation with an empty cache after a change of edits.
+    Routers get a forward hook, on these module instances only, which is idle where a router has no edits: weights,
+    `state_dict`, other models and the returned router logits stay as they are, and shared experts are never touched.
+    Patch before `torch.compile`; before or after PEFT. Start generation with an empty cache after a change of edits.
 
     Args:
         model: A mixture-of-experts model of transformers, bare or wrapped.
@@ -83,8 +92,8 @@ def tune_experts(
             Default: False.
         intercept: Whether to edit scores inside the family's own code even where the selection rule is known: slower,
             and forced experts need `force_weight="own"`. Default: False.
-        all_routers: Whether routers without edits are hooked too, so that a later `set` never compiles a compiled
-            model anew. Default: False.
+        all_routers: Whether routers without edits of their own compute the selection again too, with neutral masks, so
+            that a later `set` with the same operations never compiles a compiled model anew. Default: False.
 
     Returns:
         The handle: `with tune_experts(...):`, or `.remove()`, `.set(edits)`.
@@ -115,8 +124,11 @@ def tune_experts(
     routers = find_routers(model)
     if check_fingerprint and (edits.fingerprint or edits.model_type or edits.num_experts or edits.top_k):
         check_model(edits, fingerprint_of(model, routers))
-    _apply(model, routers, edits, cap_forced, intercept, all_routers=all_routers)
-    return TunedExperts(model, edits, cap_forced=cap_forced, intercept=intercept)
+    resolved = _check(routers, edits, cap_forced, intercept)
+    for router in routers:
+        patch_router(router, intercept=intercept or needs_interception(router))
+    _write(model, routers, resolved, edits, all_routers=all_routers)
+    return TunedExperts(model, edits, cap_forced=cap_forced, intercept=intercept, all_routers=all_routers)
 
 
 def untune_experts(model: nn.Module) -> None:
@@ -135,7 +147,7 @@ def _check_untouched(model: nn.Module) -> None:
                 f"{type(module).__name__} has use_kernels=True: kernels replace the modules that would be patched; "
                 "load it with use_kernels=False"
             )
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+        if any(getattr(module, name, None) is not None for name in _COMPILED):
             raise ValueError(
                 f"{type(module).__name__} is compiled, and compiled code does not see new edits: call tune_experts "
                 "before torch.compile, and change edits by the `set` of its handle"
@@ -147,23 +159,27 @@ def _check_untouched(model: nn.Module) -> None:
         )
 
 
-def _apply(
-    model: nn.Module,
-    routers: Sequence[MoeRouter],
-    edits: ExpertEdits,
-    cap_forced: bool,
-    intercept: bool,
-    *,
-    all_routers: bool,
-) -> None:
-    """Check everything, then patch."""
+def _check(
+    routers: Sequence[MoeRouter], edits: ExpertEdits, cap_forced: bool, intercept: bool
+) -> dict[str, list[ExpertEdit]]:
+    """Assign the edits to routers, or raise."""
     resolved = resolve(routers, edits, cap_forced=cap_forced)
     for router in routers:
         check_means(router, resolved.get(router.path, []), edits.mode, edits.force_weight, intercept=intercept)
-    patched = {path for path, _ in patches_of(model)}
-    for router in routers:
-        if router.path not in patched and (all_routers or router.path in resolved):
-            patch_router(router, intercept=intercept or needs_interception(router))
+    return resolved
+
+
+def _write(
+    model: nn.Module,
+    routers: Sequence[MoeRouter],
+    resolved: Mapping[str, list[ExpertEdit]],
+    edits: ExpertEdits,
+    *,
+    all_routers: bool,
+) -> None:
+    """Write checked edits to the masks of all patches."""
+    closed = {router.path for router in routers if needs_interception(router)}
+    everywhere = {edit.op for edit in edits.edits} if all_routers else set()
     for path, masks in patches_of(model):
-        masks.write(resolved.get(path, []), edits.mode, edits.force_weight)
+        masks.write(resolved.get(path, []), edits, set() if path in closed else everywhere)
     guard_caches(model)
