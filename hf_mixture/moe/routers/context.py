@@ -18,11 +18,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
+# What models take themselves, so that it stays among their arguments.
+_OF_THE_MODEL = ("input_ids", "attention_mask")
+
+
 class RouterContext:
     """The tensors of the batch that is running, by key.
 
     Args:
-        keys: Keys of the batch; `"input_ids"` stays among the arguments of the model, the others are taken out.
+        keys: Keys of the batch; `"input_ids"` and `"attention_mask"` stay among the arguments of the model, the others
+            are taken out.
     """
 
     def __init__(self, keys: tuple[str, ...]) -> None:
@@ -30,6 +35,47 @@ class RouterContext:
         self._batch: dict[str, Tensor] = {}
         self._given: dict[str, Tensor] = {}
         self._depth = 0
+        self._num_sequences: int | None = None
+
+    @property
+    def num_sequences(self) -> int:
+        """B of the batch that is running: the first dimension of what the model gets."""
+        if self._num_sequences is None:
+            raise ValueError("the model got no tensor by which to know the number of sequences; pass input_ids")
+        return self._num_sequences
+
+    def find(self, key: str) -> Tensor | None:
+        """The tensor of a key, None where the batch has none.
+
+        Args:
+            key: A key.
+        """
+        value = self._batch.get(key)
+        return self._given.get(key) if value is None else value
+
+    def token_mask(self, num_tokens: int) -> Tensor | None:
+        """Which tokens are no padding, by `attention_mask`.
+
+        Args:
+            num_tokens: T.
+
+        Returns:
+            bool [T], or None where the batch has no mask. A mask that is longer than the tokens, as in generation with
+            a cache, is that of the last ones.
+
+        Raises:
+            ValueError: If the mask is not of the form [B, positions], or shorter than the tokens.
+        """
+        mask = self.find("attention_mask")
+        if mask is None:
+            return None
+        length = num_tokens // self.num_sequences
+        if mask.dim() != 2 or mask.shape[1] < length:
+            raise ValueError(
+                f"attention_mask has the shape {tuple(mask.shape)} and the routers see {num_tokens} tokens; give a "
+                "mask [batch, positions] with 1 at tokens and 0 at padding"
+            )
+        return mask[:, mask.shape[1] - length :].reshape(-1).bool()
 
     def get(self, key: str) -> Tensor:
         """The tensor of a key, as the batch has it.
@@ -43,12 +89,12 @@ class RouterContext:
         Raises:
             ValueError: If the batch has none.
         """
-        value = self._batch.get(key)
-        value = self._given.get(key) if value is None else value
+        value = self.find(key)
         if value is None:
             raise ValueError(
-                f"the routers need {key!r} in the batch, and this forward has none; pass {key}=... to the model, or "
-                f"call it inside `with routing_context(model, {key}=...)`"
+                f"the routers need {key!r} in the batch, and this forward has none; pass {key}=... to the model (in "
+                "training: let LevelDataCollator carry the column, with remove_unused_columns=False), or call it "
+                f"inside `with routing_context(model, {key}=...)`"
             )
         return value
 
@@ -93,9 +139,13 @@ class RouterContext:
     def _enter(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if self._depth == 0:
             self._batch.clear()
+            named = (kwargs.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask"))
+            given = (value for value in (*named, *args, *kwargs.values()) if isinstance(value, Tensor) and value.dim())
+            first = next(given, None)
+            self._num_sequences = None if first is None else len(first)
         self._depth += 1
         for key in self.keys:
-            value = kwargs.get(key) if key == "input_ids" else kwargs.pop(key, None)
+            value = kwargs.get(key) if key in _OF_THE_MODEL else kwargs.pop(key, None)
             if value is None and args and key == _first_argument(type(model)):
                 value = args[0]
             if isinstance(value, Tensor):
@@ -109,7 +159,7 @@ class RouterContext:
             self._batch.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"keys": self.keys, "_batch": {}, "_given": {}, "_depth": 0}
+        return {"keys": self.keys, "_batch": {}, "_given": {}, "_depth": 0, "_num_sequences": None}
 
     @contextlib.contextmanager
     def given(self, values: Mapping[str, Tensor]) -> Iterator[None]:

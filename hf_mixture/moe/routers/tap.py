@@ -1,0 +1,94 @@
+"""What the routers of a model decide in each training forward, padding marked.
+
+Letters: T tokens, B sequences, S positions, K chosen.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from hf_mixture.moe.anatomy import MoeRouter, RouterOutput, find_routers
+
+
+Decisions = Sequence[Sequence[RouterOutput]]
+
+
+class RouterTap:
+    """Hands over what the routers decided, at the end of each forward of the model in training mode.
+
+    What happens outside that forward does not count, so that gradient checkpointing, which runs layers again during
+    the backward, does not count tokens twice.
+
+    Args:
+        model: The model that is called, not wrapped by DDP or the like.
+        receive: Called with the decisions, a list for each router of `routers` with one entry for each call of it, and
+            the attention mask [B, S] of the forward, None where all tokens count.
+
+    Attributes:
+        routers (`tuple[MoeRouter, ...]`): The routers of the model.
+    """
+
+    def __init__(self, model: nn.Module, receive: Callable[[Decisions, Tensor | None], None]) -> None:
+        self.routers: tuple[MoeRouter, ...] = find_routers(model)
+        self._model = model
+        self._receive = receive
+        self._decisions: list[list[RouterOutput]] | None = None
+        self._handles: list[RemovableHandle] = []
+
+    def attach(self) -> None:
+        """Begin to listen."""
+        for place, router in enumerate(self.routers):
+            self._handles += router.observe(lambda output, place=place: self._note(place, output))  # type: ignore[misc]
+        self._handles.append(self._model.register_forward_pre_hook(self._begin))
+        self._handles.append(self._model.register_forward_hook(self._end, with_kwargs=True))
+
+    def remove(self) -> None:
+        """Stop listening, and leave the model as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._decisions = None
+
+    def _begin(self, model: nn.Module, args: Any) -> None:
+        self._decisions = [[] for _ in self.routers] if model.training else None
+
+    def _note(self, place: int, output: RouterOutput) -> None:
+        if self._decisions is not None:
+            self._decisions[place].append(output)
+
+    def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        decisions, self._decisions = self._decisions, None
+        if decisions is None:
+            return
+        mask = _attention_mask(model, args, kwargs)
+        if mask is not None:
+            for router, calls in zip(self.routers, decisions, strict=True):
+                for call in calls:
+                    _check_tokens(router, call, mask)
+        self._receive(decisions, mask)
+
+
+def _attention_mask(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    named = inspect.signature(model.forward).bind_partial(*args).arguments | kwargs if args else kwargs
+    mask = named.get("attention_mask")
+    if mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
+        form = f"of shape {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(
+            f"attention_mask {form} does not say which tokens are padding; pass the mask [batch, positions] with 1 at "
+            "tokens and 0 at padding"
+        )
+    return mask
+
+
+def _check_tokens(router: MoeRouter, call: RouterOutput, mask: Tensor) -> None:
+    if len(call.logits) != mask.numel():
+        raise ValueError(
+            f"{router.path} routed {len(call.logits)} tokens, but attention_mask has {mask.numel()} positions "
+            f"{list(mask.shape)}, so that padding cannot be left out; only routers that see every position of "
+            "input_ids once are supported"
+        )
