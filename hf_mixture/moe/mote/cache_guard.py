@@ -15,19 +15,25 @@ _editions = itertools.count(1)
 
 
 class CacheGuard:
-    """A forward pre-hook that refuses a cache which another set of edits, or none, has filled.
+    """Hooks that refuse a cache which another set of edits, or none, has filled.
 
-    It sees caches that are passed as `past_key_values` to the module that was patched, outside compiled code.
+    They see the `past_key_values` of the module that was patched, outside compiled code.
     """
 
     def __init__(self) -> None:
         self.edition = next(_editions)
 
+    def install(self, model: nn.Module) -> None:
+        """Watch the forward of a model."""
+        model.register_forward_pre_hook(self.before, with_kwargs=True)
+        model.register_forward_hook(self.after)
+
     def renew(self) -> None:
         """Refuse the caches that were filled until now."""
         self.edition = next(_editions)
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Refuse a cache of another edition; an empty one becomes part of this."""
         cache = kwargs.get("past_key_values")
         if cache is None or torch.compiler.is_compiling() or not hasattr(cache, "get_seq_length"):
             return
@@ -39,3 +45,9 @@ class CacheGuard:
                 "past_key_values was filled under other expert edits than the present ones, and would mix the two; "
                 "start with an empty cache"
             )
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Mark a cache that the model made itself."""
+        cache = getattr(output, "past_key_values", None)
+        if hasattr(cache, "get_seq_length") and not torch.compiler.is_compiling():
+            setattr(cache, _MARK, self.edition)

@@ -134,6 +134,11 @@ def patch_router(router: MoeRouter, *, intercept: bool) -> RouterMasks:
     return masks
 
 
+def _owner(hook: Any) -> Any:
+    """The object of which a hook is a method, or the hook itself."""
+    return getattr(hook, "__self__", hook)
+
+
 def patches_of(model: nn.Module) -> Iterator[tuple[str, RouterMasks]]:
     """Find the patches of a model.
 
@@ -145,7 +150,7 @@ def patches_of(model: nn.Module) -> Iterator[tuple[str, RouterMasks]]:
     """
     for module in model.modules():
         for hook in module._forward_hooks.values():
-            owner = getattr(hook, "__self__", hook)
+            owner = _owner(hook)
             if isinstance(owner, RouterHook | BlockHook):
                 yield owner.router.path, owner.masks
 
@@ -157,11 +162,11 @@ def guard_caches(model: nn.Module) -> None:
         model: The model.
     """
     hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
-    guards = [hook for hook in hooks if isinstance(hook, CacheGuard)]
+    guards = [owner for owner in map(_owner, hooks) if isinstance(owner, CacheGuard)]
     for guard in guards:
         guard.renew()
     if not guards:
-        model.register_forward_pre_hook(CacheGuard(), with_kwargs=True)
+        CacheGuard().install(model)
 
 
 def remove_patches(model: nn.Module) -> None:
@@ -174,7 +179,7 @@ def remove_patches(model: nn.Module) -> None:
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in list(hooks.items()):
-                if isinstance(getattr(hook, "__self__", hook), ours):
+                if isinstance(_owner(hook), ours):
                     del hooks[key]
                     getattr(module, "_forward_pre_hooks_with_kwargs", {}).pop(key, None)
         wrapper = module.__dict__.get("forward")
