@@ -47,6 +47,8 @@ def every(paths: Sequence[str], experts: list[int]) -> dict[str, list[int]]:
 
 
 def logits(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    # Diffusion models draw random tokens.
+    torch.manual_seed(0)
     with torch.no_grad():
         result: torch.Tensor = model(**inputs).logits
     return result
