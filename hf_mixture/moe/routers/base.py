@@ -49,16 +49,20 @@ class RegistryRouter(nn.Module):
     Attributes:
         info: The entry of the registry.
         stock_class: The router class of the model.
+        float32_tensors: Names of tensors that stay in float32 whatever the type of the model.
         options: Values of all options.
         context: The batch tensors that the entry asks for; None where it asks for none.
     """
 
     info: ClassVar[RouterInfo]
     stock_class: ClassVar[type[nn.Module]] = nn.Module
+    float32_tensors: ClassVar[tuple[str, ...]] = ()
+    initialises_itself: ClassVar[bool] = True
 
     def __init__(self, shape: RouterShape) -> None:
         # The class of the model, which comes next among the bases, would create its own parameters.
         nn.Module.__init__(self)
+        self.shape = shape
         self.num_experts = shape.num_experts
         self.hidden_dim = shape.hidden_size
         self.top_k = shape.top_k
@@ -78,7 +82,7 @@ class RegistryRouter(nn.Module):
             stock: That router.
 
         Returns:
-            Values of some options.
+            Values of some options; those that the class does not have are ignored.
         """
         return {}
 
@@ -104,11 +108,22 @@ class RegistryRouter(nn.Module):
         """The selection formula as data, None where it has no such form."""
         return None
 
-    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def keep(self, stock: MoeRouter) -> tuple[str, ...]:
+        """Take over the values of tensors of the router that is replaced.
+
+        Args:
+            stock: That router.
+
+        Returns:
+            Names of the tensors taken over.
+        """
+        return ()
+
+    def forward(self, hidden_states: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Route hidden states [..., H].
 
         Args:
-            hidden_states: Input of the block.
+            hidden_states: Input of the block. What some blocks pass besides, their selection bias, is not used.
 
         Returns:
             The contract of transformers: raw logits [T, E], weights [T, K] in the type of the input, indices [T, K].
@@ -119,6 +134,15 @@ class RegistryRouter(nn.Module):
     def extra_repr(self) -> str:
         """The name and the options, for `print(model)`."""
         return ", ".join([repr(self.info.name), *(f"{name}={value!r}" for name, value in self.options.items())])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        before = {name: getattr(self, name) for name in self.float32_tensors}
+        super()._apply(fn, recurse)
+        for name, tensor in before.items():
+            after = getattr(self, name)
+            if after.dtype != tensor.dtype:
+                setattr(self, name, tensor.to(after.device))
+        return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made for one model class and has no name that pickle could look up.
@@ -139,11 +163,21 @@ class LinearRouter(RegistryRouter):
         self.weight = nn.Parameter(torch.empty(shape.num_experts, shape.hidden_size))
         self.bias = nn.Parameter(torch.empty(shape.num_experts)) if bias else None
 
+    @classmethod
+    def stock_options(cls, stock: MoeRouter) -> dict[str, Any]:
+        """A bias where the router that is replaced has one."""
+        return {"bias": stock.rule is not None and stock.rule.bias_on == "logits"}
+
     def reset_parameters(self, std: float) -> None:
         """Draw W from a normal distribution, and set b to zero."""
         nn.init.normal_(self.weight, std=std)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def keep(self, stock: MoeRouter) -> tuple[str, ...]:
+        """Take over W, and b where both have one."""
+        names = ("weight",) if self.bias is None else ("weight", "bias")
+        return tuple(name for name in names if copy_values(getattr(self, name), getattr(stock.module, name, None)))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Compute the raw logits [T, E] of hidden states [T, H]."""
@@ -175,6 +209,24 @@ def router_class(name: str, stock_class: type[nn.Module]) -> type[RegistryRouter
 def _empty_router(name: str, stock_class: type[nn.Module]) -> RegistryRouter:
     made = router_class(name, stock_class)
     return made.__new__(made)
+
+
+def copy_values(tensor: Tensor, source: Any) -> bool:
+    """Copy a tensor where the shapes agree.
+
+    Args:
+        tensor: Gets the values.
+        source: Has them, or is no tensor.
+
+    Returns:
+        Whether they were copied.
+    """
+    if not isinstance(source, Tensor) or source.shape != tensor.shape:
+        return False
+    with torch.no_grad():
+        tensor.copy_(source)
+    tensor.requires_grad_(source.requires_grad)
+    return True
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -79,12 +79,12 @@ class TopkSoftmaxRouter(LinearRouter):
         """The kind of softmax, the normalisation, the factor and the bias of the router that is replaced."""
         rule = stock.rule
         if rule is None or (rule.score, rule.gate) not in (("softmax", "scores"), ("identity", "softmax_selected")):
-            return {}
+            return super().stock_options(stock)
         return {
+            **super().stock_options(stock),
             "pre_softmax": rule.score == "softmax",
             "normalise": rule.normalise or rule.score == "identity",
             "scale": rule.scale,
-            "bias": rule.bias_on == "logits",
         }
 
     def route(self, hidden: Tensor) -> RouterOutput:

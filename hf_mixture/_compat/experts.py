@@ -1,0 +1,50 @@
+"""Experts modules of transformers, and tokens with fewer experts than the others.
+
+The index E, with weight 0, stands for "no expert". Eager experts skip it. `batched_mm`, `grouped_mm` and `deepgemm` do
+so only in modules marked as a part of expert parallelism: without the mark the first reads outside of the weights, and
+the second leaves rows of its result uninitialised. `sonicmoe` always does. The mark changes nothing else.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+# Their eager forward counts E classes, so that the index E is out of range.
+_NO_EAGER_PADDING = {"GptOssExperts", "OpenAIPrivacyFilterExperts"}
+_MARK = "_is_expert_parallel"
+
+
+def padding_problem(experts: nn.Module | None) -> str | None:
+    """Say why experts cannot skip the index E.
+
+    Args:
+        experts: The experts module of a block.
+
+    Returns:
+        The reason, with a remedy if there is one, or None if they can.
+    """
+    if experts is None or not hasattr(experts, _MARK):
+        return "its experts do not run through the experts interface of transformers"
+    eager = getattr(experts.config, "_experts_implementation", None) in (None, "eager")
+    if eager and type(experts).__name__ in _NO_EAGER_PADDING:
+        return (
+            f"the eager forward of {type(experts).__name__} cannot skip a place; call "
+            "model.set_experts_implementation('grouped_mm') first"
+        )
+    return None
+
+
+def skip_padding(experts: nn.Module, skip: bool = True) -> bool:
+    """Let experts skip the index E in all implementations, or take that back.
+
+    Args:
+        experts: Experts without a `padding_problem`.
+        skip: Whether to skip.
+
+    Returns:
+        Whether they did before.
+    """
+    before: bool = getattr(experts, _MARK)
+    setattr(experts, _MARK, skip)
+    return before
