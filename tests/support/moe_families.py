@@ -93,6 +93,9 @@ def build_tiny_moe(family: str, *, seed: int = 0, **overrides: Any) -> TinyMoe:
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
                 _randomise(name, tensor)
+            elif name.endswith("tid2eid"):
+                # The hash layers of DeepSeek-V4: a table of K distinct experts for each token id.
+                tensor.copy_(torch.rand(len(tensor), config.n_routed_experts).topk(tensor.shape[1]).indices)
     return TinyMoe(model, _text_inputs(model), family)
 
 
@@ -127,7 +130,10 @@ def _uninitialised_memory_is_nan() -> Iterator[None]:
 
 def _randomise(name: str, tensor: torch.Tensor) -> None:
     """Draw what is not initialised, and make constants random: zero routers and biases would hide every mistake."""
-    if tensor.isnan().any() or _SELECTION_BIAS.search(name):
+    if _SELECTION_BIAS.search(name):
+        # Scores spread by about 0.1, so that both they and the bias decide.
+        tensor.normal_(std=0.05)
+    elif tensor.isnan().any():
         tensor.normal_(std=0.2)
     elif tensor.min() == tensor.max():
         tensor.add_(torch.randn_like(tensor), alpha=0.2)

@@ -114,8 +114,8 @@ BY_MODEL_TYPE: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 2,
     },
     "switch_transformers": {"num_layers": 4},
-    # The released family is top-1 and its configuration allows nothing else.
-    "zaya": {"num_experts_per_tok": 1},
+    # The configuration allows top-1 only. Smaller weights leave the MLP of the router with next to no logits.
+    "zaya": {"num_experts_per_tok": 1, "initializer_range": 0.6},
 }
 
 # Package and model class of families that no auto mapping names.
