@@ -175,6 +175,13 @@ class ExpertEdits:
 
         return dump(self)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `expert_edits.json` as a dictionary, for `config.mote`."""
+        import json
+
+        document: dict[str, Any] = json.loads(self.to_json())
+        return document
+
     @classmethod
     def from_json(cls, text: str | bytes, *, where: str = "expert_edits.json") -> ExpertEdits:
         """Read the text of `expert_edits.json`.
