@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import nn
 
 
-# Their eager forward counts E classes, so that the index E is out of range.
-_NO_EAGER_PADDING = {"GptOssExperts", "OpenAIPrivacyFilterExperts"}
+# Their eager forward takes the index E for an expert.
+_NO_EAGER_PADDING = {"GptOssExperts", "NemotronHExperts", "OpenAIPrivacyFilterExperts"}
 _MARK = "_is_expert_parallel"
 
 

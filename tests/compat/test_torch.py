@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from hf_mixture._compat.torch import current_graph_task, in_functorch_transform
+from hf_mixture._compat.torch import current_graph_task, in_functorch_transform, share_hooks
 
 
 def test_graph_tasks_have_their_own_numbers():
@@ -41,3 +41,19 @@ def test_transforms_are_seen():
     torch.func.grad(function)(torch.ones(2))
     assert inside == [True, True]
     assert not in_functorch_transform()
+
+
+def test_shared_hooks_run_on_both_modules_and_end_together():
+    old, new = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    seen = []
+    first = old.register_forward_hook(lambda *_: seen.append("forward"))
+    old.register_full_backward_hook(lambda *_: seen.append("backward"))
+    share_hooks(old, new)
+    second = new.register_forward_pre_hook(lambda *_, **__: seen.append("before"), with_kwargs=True)
+    for module in (old, new):
+        module(torch.ones(1, 2, requires_grad=True)).sum().backward()
+    assert seen == ["before", "forward", "backward"] * 2
+    first.remove()
+    second.remove()
+    new(torch.ones(1, 2, requires_grad=True)).sum().backward()
+    assert seen == ["before", "forward", "backward"] * 2 + ["backward"]

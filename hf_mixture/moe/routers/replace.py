@@ -135,10 +135,10 @@ def replace_routers(
         _check_not_causal(info, owners)
     stock = info.router_class.stock_options(old[0]).items()
     resolved = info.resolve({**{key: value for key, value in stock if key in info.options}, **options})
-    _check_json(info, resolved)
     routers = [
         _Replaced(found, build_router(info, resolved, found), owner) for found, owner in zip(old, owners, strict=True)
     ]
+    _check_json(info, resolved)
     kept: tuple[str, ...] = ()
     for router in routers:
         router.new.reset_parameters(initial_std(router.owner))
