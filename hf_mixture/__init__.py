@@ -58,6 +58,21 @@ if TYPE_CHECKING:
     from hf_mixture.data.tokenise import pack_tokens as pack_tokens
     from hf_mixture.data.trainer import MixtureCallback as MixtureCallback
     from hf_mixture.methods import list_methods as list_methods
+    from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import (
+        MixtureOfThoughtsConfig as MixtureOfThoughtsConfig,
+    )
+    from hf_mixture.models.mixture_of_thoughts.data_collator import (
+        MixtureOfThoughtsCollator as MixtureOfThoughtsCollator,
+    )
+    from hf_mixture.models.mixture_of_thoughts.data_collator import score_experts as score_experts
+    from hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts import (
+        MixtureOfThoughtsForCausalLM as MixtureOfThoughtsForCausalLM,
+    )
+    from hf_mixture.models.mixture_of_thoughts.processing_mixture_of_thoughts import (
+        MixtureOfThoughtsProcessor as MixtureOfThoughtsProcessor,
+    )
+    from hf_mixture.moe.anatomy.describe import describe_moe as describe_moe
+    from hf_mixture.moe.anatomy.find import find_routers as find_routers
 
 __version__ = "0.1.0.dev0"
 

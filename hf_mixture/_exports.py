@@ -9,6 +9,15 @@ EXPORTS: dict[str, str] = {
     "MosModel": "hf_mixture.adapters.mos.model",
     "export_lora": "hf_mixture.adapters.mos.export",
     "hotswap_adapter": "hf_mixture.adapters.mos.hotswap",
+    # experts inside one sparse model
+    "describe_moe": "hf_mixture.moe.anatomy.describe",
+    "find_routers": "hf_mixture.moe.anatomy.find",
+    # models that answer together
+    "MixtureOfThoughtsCollator": "hf_mixture.models.mixture_of_thoughts.data_collator",
+    "MixtureOfThoughtsConfig": "hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts",
+    "MixtureOfThoughtsForCausalLM": "hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts",
+    "MixtureOfThoughtsProcessor": "hf_mixture.models.mixture_of_thoughts.processing_mixture_of_thoughts",
+    "score_experts": "hf_mixture.models.mixture_of_thoughts.data_collator",
     # data
     "Mixture": "hf_mixture.data.mixture",
     "MixtureCallback": "hf_mixture.data.trainer",

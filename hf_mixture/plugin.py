@@ -21,6 +21,18 @@ def register_peft_types() -> None:
     register_check(check_before_loading)
 
 
+def register_model_types() -> None:
+    """Register `mixture_of_thoughts` (Mixture of Thoughts) as a model type of transformers."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import MixtureOfThoughtsConfig
+    from hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts import MixtureOfThoughtsForCausalLM
+
+    AutoConfig.register("mixture_of_thoughts", MixtureOfThoughtsConfig, exist_ok=True)
+    AutoModelForCausalLM.register(MixtureOfThoughtsConfig, MixtureOfThoughtsForCausalLM, exist_ok=True)
+
+
 def register_all() -> None:
     """Register everything; called once by `import hf_mixture`."""
     register_peft_types()
+    register_model_types()

@@ -1,0 +1,1 @@
+"""Mixtures of models: one folder for each model type."""

@@ -1,0 +1,1 @@
+"""Mixture of Thoughts: frozen language models of different families that answer together."""

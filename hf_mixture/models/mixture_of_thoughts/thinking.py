@@ -1,0 +1,154 @@
+"""What happens at the stack boundaries of an expert while it runs: peers are recorded, the primary is updated.
+
+Hooks on the boundary layers stay installed; they do nothing unless a run of this thread is active, so that an expert
+that is used on its own, or by another thread, computes what it always does.
+
+Letters: B rows, T tokens of the primary, S with those in the cache, N tokens of all peers, D width, R latent size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hf_mixture.models.mixture_of_thoughts.cache import MotCache
+from hf_mixture.models.mixture_of_thoughts.interaction import InteractionLevel
+from hf_mixture.models.mixture_of_thoughts.peers import PeerLatents
+from hf_mixture.models.mixture_of_thoughts.visibility import own_visible
+
+
+class Run(Protocol):
+    """One forward pass of one expert inside a mixture."""
+
+    expert: int
+
+    def at_boundary(self, level: int, hidden: Tensor) -> Tensor | None:
+        """Look at the states after a stack; what is returned takes their place."""
+
+
+_ACTIVE: ContextVar[tuple[int, Run] | None] = ContextVar("mixture_of_thoughts_run", default=None)
+
+
+@contextlib.contextmanager
+def active(mixture: int, run: Run) -> Iterator[None]:
+    """Let the boundary hooks of one mixture act for a run, in this thread, until the block ends."""
+    token = _ACTIVE.set((mixture, run))
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
+
+
+class BoundaryHook:
+    """Forward hook of the last layer of a stack.
+
+    Args:
+        mixture: Number of the mixture that the hook belongs to.
+        expert: Index of the expert.
+        level: Index of the stack.
+    """
+
+    def __init__(self, mixture: int, expert: int, level: int) -> None:
+        self.mixture = mixture
+        self.expert = expert
+        self.level = level
+
+    def __call__(self, _: nn.Module, __: Any, output: Any) -> Any:
+        current = _ACTIVE.get()
+        if current is None or current[0] != self.mixture or current[1].expert != self.expert:
+            return None
+        # Bloom's layers return a tuple, most others the states alone.
+        hidden = output[0] if isinstance(output, tuple) else output
+        changed = current[1].at_boundary(self.level, hidden)
+        if changed is None:
+            return None
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+
+def note_inputs(mixture: int, expert: int) -> Any:
+    """Make the forward pre-hook of an expert that tells its run the mask and the ids of each step."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        current = _ACTIVE.get()
+        if current is None or current[0] != mixture or not isinstance(current[1], PrimaryRun):
+            return
+        run = current[1]
+        if run.expert == expert and run.before_step is not None:
+            mask = kwargs.get("attention_mask")
+            if mask is not None and mask.dim() != 2:
+                raise ValueError("attention_mask must be [rows, tokens] for an expert of a mixture of thoughts")
+            run.attention_mask = mask
+            run.before_step(args[0] if args else kwargs["input_ids"])
+
+    return hook
+
+
+@dataclass
+class PeerRun:
+    """Records the latents of a peer at each boundary.
+
+    Args:
+        expert: Index of the peer.
+        levels: The interaction levels.
+        with_grad: Whether the projections are being trained, while the peer itself runs without gradients.
+        latents: For each level [B, N, R].
+    """
+
+    expert: int
+    levels: Sequence[InteractionLevel]
+    with_grad: bool
+    latents: list[Tensor] = field(default_factory=list)
+
+    def at_boundary(self, level: int, hidden: Tensor) -> None:
+        """Keep the latents of a level."""
+        with torch.set_grad_enabled(self.with_grad):
+            self.latents.append(self.levels[level].latents(self.expert, hidden))
+
+
+@dataclass
+class PrimaryRun:
+    """Updates the primary at each boundary from its own latents and those of its peers.
+
+    Args:
+        expert: Index of the primary.
+        levels: The interaction levels.
+        peers: What it sees of its peers.
+        attention_mask: Mask of its tokens, those in the cache included [B, S].
+        cache: Where its earlier latents are.
+        before_step: Called with the ids of each step of a generation [B, T].
+    """
+
+    expert: int
+    levels: Sequence[InteractionLevel]
+    peers: PeerLatents
+    attention_mask: Tensor | None = None
+    cache: MotCache | None = None
+    before_step: Callable[[Tensor], None] | None = None
+
+    def at_boundary(self, level: int, hidden: Tensor) -> Tensor:
+        """Return the updated states [B, T, D]."""
+        rows, num_queries = hidden.shape[:2]
+        self.peers.fit_rows(rows)
+        interaction = self.levels[level]
+        latents = interaction.latents(self.expert, hidden)
+        keys, values = interaction.keys_values(latents)
+        if self.cache is not None:
+            keys, values = self.cache.update_latents(keys, values, level)
+        num_own = keys.shape[-2]
+        tokens = latents.new_ones(rows, num_own) if self.attention_mask is None else self.attention_mask
+        own = own_visible(tokens[:, :num_own].to(latents.device), num_queries)
+        others = self.peers.mask(num_own - num_queries, num_own).to(latents.device)
+        update = interaction.update(
+            self.expert,
+            latents,
+            torch.cat([keys, self.peers.keys[level]], dim=-2),
+            torch.cat([values, self.peers.values[level]], dim=-2),
+            torch.cat([own, others], dim=-1),
+        )
+        return hidden + update.to(hidden.device, hidden.dtype)
