@@ -9,6 +9,10 @@ import json
 from typing import Any
 
 
+# The key that only the recipes of a command have; all others are for `train`.
+COMMANDS = {"method": "mix search", "upcycle": "upcycle"}
+
+
 def add_parser(subparsers: Any) -> None:
     """Add the `list` subcommand."""
     parser = subparsers.add_parser("list", help="list the methods, with paper, plug point and status, and the recipes")
@@ -26,10 +30,11 @@ def run(args: argparse.Namespace) -> int:
         entry.name.removesuffix(".yaml"): entry.read_text("utf-8") for entry in entries if entry.name.endswith(".yaml")
     }
     recipes = sorted(texts)
-    by_command: dict[str, list[str]] = {"train": [], "mix search": []}
+    by_command: dict[str, list[str]] = {command: [] for command in ("train", *COMMANDS.values())}
     for name in recipes:
-        # A search is the recipe that names a method; the parser of recipes is slow to import.
-        by_command["mix search" if "\nmethod:" in texts[name] else "train"].append(name)
+        # The parser of recipes is slow to import.
+        found = [command for key, command in COMMANDS.items() if f"\n{key}:" in texts[name]]
+        by_command[found[0] if found else "train"].append(name)
     if args.json:
         print(
             json.dumps({"methods": [dataclasses.asdict(method) for method in methods], "recipes": recipes}, indent=2)

@@ -59,14 +59,14 @@ def check_in_fresh_process(
     command = [sys.executable, "-m", "hf_mixture.training.reload", json.dumps({"job": job, "loading": dict(loading)})]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"the saved adapters could not be loaded by a fresh process:\n{done.stderr}")
+        raise RuntimeError(f"what was saved could not be loaded by a fresh process:\n{done.stderr}")
     found: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     limit = TOLERANCE[loading["dtype"]]
     for name, entry in found.items():
         # Written so that NaN fails.
         if not entry["max_difference"] <= limit * max(1.0, entry["max_logit"]):
             raise RuntimeError(
-                f"the adapter in {folders[name]} does not reload as it was trained: its logits differ by "
+                f"what was saved in {folders[name]} does not reload as it was trained: its logits differ by "
                 f"{entry['max_difference']:.3g} (largest logit {entry['max_logit']:.3g}, tolerance {limit:g} of it)"
             )
     return found

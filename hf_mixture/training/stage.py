@@ -6,7 +6,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,8 @@ def train_stage(
     validation: Mapping[str, Windows],
     arguments: Mapping[str, Any],
     folder: Path,
+    *,
+    attach: Callable[[Any], None] | None = None,
 ) -> StageResult:
     """Train a model with the stock Trainer; continue from the last whole checkpoint in `folder`.
 
@@ -71,6 +73,7 @@ def train_stage(
         validation: Held-out windows by domain, for the learning curve.
         arguments: Fields of `TrainingArguments`.
         folder: Where the Trainer keeps its checkpoints.
+        attach: Called with the Trainer before it trains, to add to it.
 
     Returns:
         The trainer and what it measured.
@@ -87,6 +90,8 @@ def train_stage(
         data_collator=collate,
         callbacks=[timer],
     )
+    if attach is not None:
+        attach(trainer)
     if settings.should_save:
         remove_torn_checkpoints(folder, settings.world_size)
     trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,1 @@
+"""The recipe of `hf-mixture upcycle`: a dense model, upcycled, trained on with several routers, and compared."""
