@@ -144,7 +144,7 @@ def test_adapters_around_the_model_change_nothing(hashed):
 
 def test_compiled_models_read_their_context(hashed):
     expected = hashed.model(**hashed.inputs).logits
-    compiled = torch.compile(hashed.model, backend="eager")
+    compiled = torch.compile(hashed.model, backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(**hashed.inputs).logits, expected)
         other = {**hashed.inputs, "input_ids": hashed.inputs["input_ids"].flip(0)}
