@@ -29,6 +29,11 @@ class RouterShape:
         hidden_size: H.
         top_k: K, number of experts for a token.
         layer: Index of the model layer, 0 where it has none.
+
+    Example:
+        >>> from hf_mixture.moe.routers import RouterShape
+        >>> RouterShape(num_experts=8, hidden_size=64, top_k=2)
+        RouterShape(num_experts=8, hidden_size=64, top_k=2, layer=0)
     """
 
     num_experts: int
@@ -50,13 +55,30 @@ class RegistryRouter(nn.Module):
         info: The entry of the registry.
         stock_class: The router class of the model.
         float32_tensors: Names of tensors that stay in float32 whatever the type of the model.
+        selection_bias: Name of the tensor that is added to the scores for the choice alone; "" where there is none.
         options: Values of all options.
         context: The batch tensors that the entry asks for; None where it asks for none.
+
+    Example:
+        >>> import torch
+        >>> from hf_mixture.moe.anatomy import RouterOutput
+        >>> from hf_mixture.moe.routers import RegistryRouter, RouterShape
+        >>> class FirstRouter(RegistryRouter):
+        ...     "Every token to the first K experts."
+        ...     def route(self, hidden):
+        ...         indices = torch.arange(self.top_k).expand(len(hidden), -1)
+        ...         logits = torch.zeros(len(hidden), self.num_experts)
+        ...         return RouterOutput(logits, torch.full(indices.shape, 1 / self.top_k), indices)
+        >>> router = FirstRouter(RouterShape(num_experts=4, hidden_size=8, top_k=2))
+        >>> logits, weights, indices = router(torch.randn(1, 3, 8))
+        >>> indices.tolist()
+        [[0, 1], [0, 1], [0, 1]]
     """
 
     info: ClassVar[RouterInfo]
     stock_class: ClassVar[type[nn.Module]] = nn.Module
     float32_tensors: ClassVar[tuple[str, ...]] = ()
+    selection_bias: ClassVar[str] = ""
     initialises_itself: ClassVar[bool] = True
 
     def __init__(self, shape: RouterShape) -> None:
@@ -94,6 +116,9 @@ class RegistryRouter(nn.Module):
 
         Returns:
             Raw logits [T, E], weights [T, K] and indices [T, K].
+
+        Raises:
+            NotImplementedError: Here; entries of the registry choose.
         """
         raise NotImplementedError
 
@@ -105,7 +130,7 @@ class RegistryRouter(nn.Module):
         """
 
     def selection_rule(self) -> SelectionRule | None:
-        """The selection formula as data, None where it has no such form."""
+        """Return the selection formula as data, None where it has no such form."""
         return None
 
     def keep(self, stock: MoeRouter) -> tuple[str, ...]:
@@ -156,6 +181,14 @@ class LinearRouter(RegistryRouter):
     Args:
         shape: Numbers of experts, of hidden features and of choices.
         bias: Whether there is a vector b, which takes part in the logits.
+
+    Example:
+        >>> import torch
+        >>> from hf_mixture.moe.routers import LinearRouter, RouterShape
+        >>> router = LinearRouter(RouterShape(num_experts=4, hidden_size=8, top_k=2))
+        >>> router.reset_parameters(0.02)
+        >>> router.logits(torch.randn(3, 8)).shape
+        torch.Size([3, 4])
     """
 
     def __init__(self, shape: RouterShape, *, bias: bool = False) -> None:
@@ -165,22 +198,41 @@ class LinearRouter(RegistryRouter):
 
     @classmethod
     def stock_options(cls, stock: MoeRouter) -> dict[str, Any]:
-        """A bias where the router that is replaced has one."""
+        """Return a bias where the router that is replaced has one.
+
+        Args:
+            stock: That router.
+        """
         return {"bias": stock.rule is not None and stock.rule.bias_on == "logits"}
 
     def reset_parameters(self, std: float) -> None:
-        """Draw W from a normal distribution, and set b to zero."""
+        """Draw W from a normal distribution, and set b to zero.
+
+        Args:
+            std: Standard deviation of W.
+        """
         nn.init.normal_(self.weight, std=std)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def keep(self, stock: MoeRouter) -> tuple[str, ...]:
-        """Take over W, and b where both have one."""
+        """Take over W, and b where both have one.
+
+        Args:
+            stock: The router that is replaced.
+
+        Returns:
+            Names of the tensors taken over.
+        """
         names = ("weight",) if self.bias is None else ("weight", "bias")
         return tuple(name for name in names if copy_values(getattr(self, name), getattr(stock.module, name, None)))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Compute the raw logits [T, E] of hidden states [T, H]."""
+        """Return the raw logits [T, E].
+
+        Args:
+            hidden: Hidden states [T, H].
+        """
         return F.linear(hidden, self.weight, self.bias)
 
 

@@ -98,12 +98,13 @@ class RouterContext:
             )
         return value
 
-    def per_token(self, key: str, num_tokens: int) -> Tensor:
+    def per_token(self, key: str, num_tokens: int, *, num_features: int = 0) -> Tensor:
         """The tensor of a key with one row for each token.
 
         Args:
             key: A key.
             num_tokens: T.
+            num_features: Dimensions of an entry; 0 where it is a number.
 
         Returns:
             A tensor [T, ...]: the entries of [B, S, ...] in the order of the tokens, or those of [B, ...], each S
@@ -113,10 +114,10 @@ class RouterContext:
             ValueError: If the batch has none, or its shape fits neither way.
         """
         value = self.get(key)
-        if value.dim() > 1 and value.shape[0] * value.shape[1] == num_tokens:
+        if value.dim() == num_features + 2 and value.shape[0] * value.shape[1] == num_tokens:
             return value.flatten(0, 1)
-        if value.dim() > 0 and value.shape[0] > 0 and num_tokens % value.shape[0] == 0:
-            return value.repeat_interleave(num_tokens // value.shape[0], dim=0)
+        if value.dim() == num_features + 1 and len(value) > 0 and num_tokens % len(value) == 0:
+            return value.repeat_interleave(num_tokens // len(value), dim=0)
         raise ValueError(
             f"{key!r} has the shape {tuple(value.shape)} and the routers see {num_tokens} tokens; give one entry for "
             "each sequence [B, ...] or for each token [B, S, ...]"
@@ -191,8 +192,27 @@ def routing_context(model: nn.Module, **tensors: Tensor) -> Iterator[None]:
         model: A model whose routers read a context.
         tensors: Tensors by key, with one entry for each sequence [B, ...] or each token [B, S, ...].
 
+    Yields:
+        Nothing; the tensors are lent until the end of the `with` block.
+
     Raises:
         ValueError: If no router of the model reads one of the keys.
+
+    Example:
+        >>> import torch
+        >>> from transformers import MixtralConfig, MixtralForCausalLM
+        >>> from hf_mixture.moe.routers import replace_routers, routing_context
+        >>> config = MixtralConfig(
+        ...     vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        ...     num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+        ... )
+        >>> model = MixtralForCausalLM(config)
+        >>> replaced = replace_routers(model, "hash")
+        >>> ids = torch.tensor([[3, 1, 4]])
+        >>> with routing_context(model, input_ids=ids):
+        ...     logits = model(inputs_embeds=model.get_input_embeddings()(ids)).logits
+        >>> torch.equal(logits, model(ids).logits)
+        True
     """
     contexts = contexts_of(model)
     known = {key for context in contexts for key in context.keys}

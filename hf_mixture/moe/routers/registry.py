@@ -61,6 +61,12 @@ class RouterInfo:
         paper: Address of the paper.
         summary: What it computes, in one line.
         router_class: The module.
+
+    Example:
+        >>> from hf_mixture import list_routers
+        >>> (top_p,) = (router for router in list_routers() if router.name == "top_p")
+        >>> top_p.options
+        {'threshold': 0.4, 'max_experts': None, 'normalise': False, 'bias': False}
     """
 
     name: str
@@ -119,6 +125,19 @@ def register_router(
 
     Raises:
         ValueError: If the name is taken.
+
+    Example:
+        >>> from hf_mixture.moe.anatomy import RouterOutput
+        >>> from hf_mixture.moe.routers import LinearRouter, list_routers, register_router
+        >>> @register_router("best_two", causal=True, paper="https://arxiv.org/abs/2006.16668", summary="Best two.")
+        ... class BestTwoRouter(LinearRouter):
+        ...     "Two experts for each token, whatever the top k of the model."
+        ...     def route(self, hidden):
+        ...         logits = self.logits(hidden)
+        ...         best, indices = logits.topk(2, dim=-1)
+        ...         return RouterOutput(logits, best.softmax(-1), indices)
+        >>> "best_two" in [router.name for router in list_routers()]
+        True
     """
 
     def register(router_class: _RouterClass) -> _RouterClass:

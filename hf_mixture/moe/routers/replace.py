@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from hf_mixture._compat.experts import skip_padding
@@ -28,12 +29,32 @@ class _Replaced(NamedTuple):
 class ReplacedRouters:
     """What `replace_routers` did, and the way back; also a context manager, which goes back at its end.
 
+    Args:
+        info: The entry of the registry.
+        options: Values of all its options.
+        routers: The old routers, the new ones, and the models that own them.
+        kept: Names of the tensors, relative to the routers, that kept their values.
+
     Attributes:
         name: Name of the router.
         options: Values of all its options.
         paths: Paths of the replaced routers.
         kept: Names of the tensors, relative to the routers, that kept their values.
         new: Names of the tensors, relative to the routers, that were drawn.
+
+    Example:
+        >>> from transformers import MixtralConfig, MixtralForCausalLM
+        >>> from hf_mixture import replace_routers
+        >>> config = MixtralConfig(
+        ...     vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        ...     num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+        ... )
+        >>> model = MixtralForCausalLM(config)
+        >>> with replace_routers(model, "cosine") as replaced:
+        ...     replaced.new
+        ('weight', 'projection', 'log_temperature')
+        >>> hasattr(model.config, "moe_router")
+        False
     """
 
     def __init__(
@@ -95,6 +116,7 @@ def replace_routers(
     The new routers are part of the model: they train, `save_pretrained` notes them in the configuration and
     `from_pretrained` restores them wherever hf_mixture is imported, and `output_router_logits` records their raw
     logits. The auxiliary loss of the model family still counts the K largest logits, K as the configuration has it.
+    Replace before the optimizer is made and before the model is wrapped or distributed.
 
     Args:
         model: A mixture-of-experts model of transformers whose blocks follow the uniform contract.
@@ -109,7 +131,7 @@ def replace_routers(
     Raises:
         UnsupportedRouterError: If the model has no routers, or its blocks need more of them than the uniform contract.
         ValueError: If the name is unknown, an option is unknown or has a value that it cannot have, or the router is
-            not causal and the model is. Nothing is changed then.
+            not causal and the model is, or the model is distributed or without storage. Nothing is changed then.
 
     Example:
         >>> from transformers import MixtralConfig, MixtralForCausalLM
@@ -125,6 +147,10 @@ def replace_routers(
         {'format': 1, 'name': 'noisy_topk', 'options': {'bias': False}}
     """
     info = router_info(name)
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise ValueError(
+            "model is wrapped in DistributedDataParallel, which knows its tensors; replace before wrapping"
+        )
     old = find_routers(model)
     for found in old:
         check_replaceable(found)

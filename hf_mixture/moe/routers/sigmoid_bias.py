@@ -85,6 +85,7 @@ class SigmoidBiasRouter(LinearRouter):
     """
 
     float32_tensors = ("e_score_correction_bias",)
+    selection_bias = "e_score_correction_bias"
 
     def __init__(
         self,
