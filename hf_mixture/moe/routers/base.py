@@ -56,6 +56,7 @@ class RegistryRouter(nn.Module):
         stock_class: The router class of the model.
         float32_tensors: Names of tensors that stay in float32 whatever the type of the model.
         selection_bias: Name of the tensor that is added to the scores for the choice alone; "" where there is none.
+        linear_gate: Whether the logits are the product of the hidden states and `weight` [E, H].
         options: Values of all options.
         context: The batch tensors that the entry asks for; None where it asks for none.
 
@@ -79,6 +80,7 @@ class RegistryRouter(nn.Module):
     stock_class: ClassVar[type[nn.Module]] = nn.Module
     float32_tensors: ClassVar[tuple[str, ...]] = ()
     selection_bias: ClassVar[str] = ""
+    linear_gate: ClassVar[bool] = False
     initialises_itself: ClassVar[bool] = True
 
     def __init__(self, shape: RouterShape) -> None:
@@ -191,6 +193,8 @@ class LinearRouter(RegistryRouter):
         torch.Size([3, 4])
     """
 
+    linear_gate = True
+
     def __init__(self, shape: RouterShape, *, bias: bool = False) -> None:
         super().__init__(shape)
         self.weight = nn.Parameter(torch.empty(shape.num_experts, shape.hidden_size))
@@ -224,6 +228,8 @@ class LinearRouter(RegistryRouter):
         Returns:
             Names of the tensors taken over.
         """
+        if not getattr(stock.module, "linear_gate", True):
+            return ()
         names = ("weight",) if self.bias is None else ("weight", "bias")
         return tuple(name for name in names if copy_values(getattr(self, name), getattr(stock.module, name, None)))
 

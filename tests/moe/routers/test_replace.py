@@ -9,6 +9,7 @@ import pytest
 import torch
 from moe_families import MOE_FAMILIES, build_tiny_moe
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hf_mixture.moe.anatomy import UnsupportedRouterError, find_routers
 from hf_mixture.moe.routers import LinearRouter, RegistryRouter, register_router, registry, replace_routers
@@ -151,6 +152,15 @@ def test_the_gate_is_kept_across_replacements_unless_told_not_to(qwen):
     assert not torch.equal(find_routers(qwen.model)[0].module.weight, stock)
 
 
+def test_what_is_no_gate_is_not_kept_as_one(qwen):
+    """The expert embeddings of the cosine router may have the shape of a gate."""
+    replace_routers(qwen.model, "cosine", projection_dim=qwen.model.config.hidden_size)
+    embeddings = find_routers(qwen.model)[0].module.weight
+    report = replace_routers(qwen.model, "switch")
+    assert find_routers(qwen.model)[0].module.weight.shape == embeddings.shape
+    assert report.kept == ()
+
+
 def test_a_frozen_gate_stays_frozen(qwen):
     qwen.model.requires_grad_(False)
     replace_routers(qwen.model, "noisy_topk")
@@ -251,6 +261,37 @@ def test_a_model_without_storage_or_with_wrapped_routers_is_refused(qwen):
     router.block.gate = Wrapper(router.module)
     with pytest.raises(ValueError, match="is wrapped"):
         replace_routers(qwen.model, "cosine")
+
+
+def test_a_model_inside_ddp_is_refused(qwen, tmp_path):
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/rendezvous")
+    try:
+        with pytest.raises(ValueError, match="replace before wrapping"):
+            replace_routers(DistributedDataParallel(qwen.model), "cosine")
+    finally:
+        torch.distributed.destroy_process_group()
+    assert not hasattr(qwen.model.config, "moe_router")
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "minimax_m2", "deepseek_v3"])
+def test_the_anatomy_reads_what_the_new_router_computes(family):
+    """The selection bias is that of the new router, not one of the family, and only a linear gate counts as a gate."""
+    tiny = build_tiny_moe(family)
+    replaced = replace_routers(tiny.model, "sigmoid_bias")
+    for router in find_routers(tiny.model):
+        router.module.e_score_correction_bias.copy_(torch.randn(router.num_experts))
+        assert router.bias.tensor is router.module.e_score_correction_bias
+        hidden = torch.randn(32, tiny.model.config.hidden_size)
+        logits, weights, indices = router.read(router.module(hidden))
+        again = router.select(logits)
+        assert torch.equal(again.indices, indices)
+        torch.testing.assert_close(again.weights, weights)
+    replaced.remove()
+    for name, is_gate in (("topk_softmax", True), ("cosine", False)):
+        with replace_routers(tiny.model, name):
+            for router in find_routers(tiny.model):
+                assert router.bias is None
+                assert (router.weight is not None) is is_gate
 
 
 def test_a_model_without_routers_is_refused():
