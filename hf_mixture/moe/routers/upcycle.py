@@ -229,10 +229,7 @@ def moe_config(
             "set use_sliding_window to False if its texts are shorter than the window"
         )
     values |= {pair.intermediate: given.intermediate_size // num_shards, pair.num_experts: num_experts}
-    config = config_cls(**values | dict(pair.fixed) | {"num_experts_per_tok": top_k})
-    # Which attention and experts kernels run is set on the object, not in its fields.
-    config._attn_implementation = given._attn_implementation
-    return config
+    return config_cls(**values | dict(pair.fixed) | {"num_experts_per_tok": top_k})
 
 
 # What a configuration says about its own class and file.

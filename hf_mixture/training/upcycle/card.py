@@ -40,7 +40,7 @@ def write_card(
     )
     needs = (
         "The router is restored by `import hf_mixture` (`pip install hf-mixture`); without that line the router of "
-        "the model family would run, for which the model was not trained."
+        "the model family would run in its place."
         if has_router
         else "A stock model: no further package is needed."
     )

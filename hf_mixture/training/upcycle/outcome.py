@@ -31,10 +31,10 @@ def conclude(run: UpcycleRun, command: str) -> dict[str, Any]:
 
     recipe, done = run.recipe, run.journal.finished
     names = (PRETRAIN, DENSE, *recipe.routers)
-    folders = {name: run.folder / "models" / name for name in names}
+    folders = {name: run.model_folder(name) for name in names}
     if "reload" not in done:
         print("\n== reload: every model in a fresh process", flush=True)
-        references = {name: folder.with_name(f"{name}.reference.safetensors") for name, folder in folders.items()}
+        references = {name: run.reference(name) for name in names}
         run.journal.finish("reload", check_in_fresh_process(folders, references, {"dtype": "float32"}))
     results = {
         "name": recipe.name,
@@ -62,8 +62,7 @@ def conclude(run: UpcycleRun, command: str) -> dict[str, Any]:
         shutil.copy(run.folder / "recipe.yaml", folder / "recipe.yaml")
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         write_card(folder, name, shown, recipe=recipe, has_router="moe_router" in config)
-    for leftover in ("checkpoints", "candidates"):
-        shutil.rmtree(run.folder / leftover, ignore_errors=True)
+    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     place = Path(recipe.output_dir)
     print(f"\n{report.table(shown)}\n")
     print(

@@ -47,9 +47,13 @@ class UpcycleRun:
         """The data of the run."""
         return Prepared(self.folder / "prepared")
 
-    def model_folder(self, system: str, seed: int) -> Path:
-        """Where the trained model of a system is kept: only that of the first seed is published."""
-        return self.folder / ("models" if seed == self.recipe.seeds[0] else "candidates") / system
+    def model_folder(self, system: str) -> Path:
+        """Where the trained model of a system is published: that of the first seed."""
+        return self.folder / "models" / system
+
+    def reference(self, system: str) -> Path:
+        """Where the logits of a published model are kept until the reload check."""
+        return self.folder / "checkpoints" / f"{system}.reference.safetensors"
 
     def finish(self, part: str, measured: Any) -> None:
         """Record a part, then remove its checkpoints: a run killed in between would have to train again."""
@@ -82,7 +86,8 @@ def pretrain(run: UpcycleRun) -> None:
         )
     )
     rows = training_rows(run).select(range(run.plan.num_examples[PRETRAIN]))
-    measured = _train(run, PRETRAIN, model, rows, run.folder / "models" / PRETRAIN, seed=recipe.seed)
+    measured = _train(run, PRETRAIN, model, rows, seed=recipe.seed)
+    publish(run, PRETRAIN, model)
     run.finish(PRETRAIN, measured)
 
 
@@ -97,8 +102,9 @@ def continue_system(run: UpcycleRun, system: str, seed: int) -> None:
     start = _scores(run, model, "validation", f"{system} before training")
     first, number = run.plan.num_examples[PRETRAIN], run.plan.num_examples["continued"]
     rows = training_rows(run).select(range(first, first + number)).shuffle(seed=seed)
-    folder = run.model_folder(system, seed)
-    measured = _train(run, part, model, rows, folder, seed=seed, spec=recipe.routers.get(system))
+    measured = _train(run, part, model, rows, seed=seed, spec=recipe.routers.get(system))
+    if seed == recipe.seeds[0]:
+        publish(run, system, model)
     run.finish(part, {"seed": seed, "start_bits_per_byte": start, **measured})
 
 
@@ -110,7 +116,7 @@ def starting_model(run: UpcycleRun, system: str, seed: int) -> Any:
 
     # What a router has besides the weight of the upcycled one is drawn from here.
     set_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(run.folder / "models" / PRETRAIN)
+    model = AutoModelForCausalLM.from_pretrained(run.model_folder(PRETRAIN))
     if system == DENSE:
         return model
     spec = run.recipe.routers[system]
@@ -150,10 +156,24 @@ def training_rows(run: UpcycleRun) -> Any:
     )
 
 
+def publish(run: UpcycleRun, system: str, model: Any) -> None:
+    """Save a trained model with its tokenizer and log, and a reference of its logits for the reload check."""
+    folder = run.model_folder(system)
+    folder.parent.mkdir(exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    run.prepared.tokenizer().save_pretrained(partial)
+    windows = run.prepared.windows("validation", run.recipe.block_size)
+    save_reference(model, next(iter(windows.values())).input_ids[:2], run.reference(system))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
 def _train(
-    run: UpcycleRun, part: str, model: Any, rows: Any, folder: Path, *, seed: int, spec: RouterSpec | None = None
+    run: UpcycleRun, part: str, model: Any, rows: Any, *, seed: int, spec: RouterSpec | None = None
 ) -> dict[str, Any]:
-    """Train a model, save it with a reference of its logits beside it, and score it."""
+    """Train a model and score it."""
     recipe = run.recipe
     given = recipe.pretrain if part == PRETRAIN else recipe.continued
     stage = StageSpec(mixture=recipe.mixture, training_arguments=given)
@@ -165,16 +185,9 @@ def _train(
             attach_balance(trainer, spec)
 
     result = train_stage(model, rows, validation, arguments, run.folder / "checkpoints" / part, attach=attach)
-    folder.parent.mkdir(exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    run.prepared.tokenizer().save_pretrained(partial)
-    report.write_log(result.log, partial / "trainer_log.jsonl")
-    sample = next(iter(validation.values())).input_ids[:2]
-    save_reference(model, sample, folder.with_name(f"{folder.name}.reference.safetensors"))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    logs = run.folder / "logs"
+    logs.mkdir(exist_ok=True)
+    report.write_log(result.log, logs / f"{part.replace('/', '-')}.jsonl")
     measured = {
         "parameters": model.num_parameters(),
         "seconds_per_step": result.seconds_per_step,

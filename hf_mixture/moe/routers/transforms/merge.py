@@ -161,8 +161,10 @@ def _ordered(weight: Tensor, kind: str, order: Tensor | None) -> Tensor:
 
 def _orders(router: MoeRouter, parts: Sequence[Sequence[int]]) -> dict[int, Tensor]:
     """For each expert the order of its hidden units that comes closest to the first expert of its group."""
-    from scipy.optimize import linear_sum_assignment
-
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise ImportError("align=True needs scipy: pip install scipy, or merge with align=False") from error
     tensors = {name: parameter.detach().double() for name, parameter in _stacked(router) if name not in _ROWS}
     if (
         set(tensors) != {"gate_up_proj", "down_proj"}
