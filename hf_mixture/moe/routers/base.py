@@ -55,7 +55,7 @@ class RegistryRouter(nn.Module):
         info: The entry of the registry.
         stock_class: The router class of the model.
         float32_tensors: Names of tensors that stay in float32 whatever the type of the model.
-        selection_bias: Name of the tensor that is added to the scores for the choice alone; "" where there is none.
+        selection_bias: Name of the tensor that moves the choice, whatever the token; "" where there is none.
         linear_gate: Whether the logits are the product of the hidden states and `weight` [E, H].
         options: Values of all options.
         context: The batch tensors that the entry asks for; None where it asks for none.
@@ -79,7 +79,7 @@ class RegistryRouter(nn.Module):
     info: ClassVar[RouterInfo]
     stock_class: ClassVar[type[nn.Module]] = nn.Module
     float32_tensors: ClassVar[tuple[str, ...]] = ()
-    selection_bias: ClassVar[str] = ""
+    selection_bias: str = ""
     linear_gate: ClassVar[bool] = False
     initialises_itself: ClassVar[bool] = True
 
@@ -199,6 +199,8 @@ class LinearRouter(RegistryRouter):
         super().__init__(shape)
         self.weight = nn.Parameter(torch.empty(shape.num_experts, shape.hidden_size))
         self.bias = nn.Parameter(torch.empty(shape.num_experts)) if bias else None
+        if bias:
+            self.selection_bias = "bias"
 
     @classmethod
     def stock_options(cls, stock: MoeRouter) -> dict[str, Any]:
@@ -207,7 +209,7 @@ class LinearRouter(RegistryRouter):
         Args:
             stock: That router.
         """
-        return {"bias": stock.rule is not None and stock.rule.bias_on == "logits"}
+        return {"bias": isinstance(getattr(stock.module, "bias", None), nn.Parameter)}
 
     def reset_parameters(self, std: float) -> None:
         """Draw W from a normal distribution, and set b to zero.

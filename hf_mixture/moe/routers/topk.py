@@ -5,6 +5,7 @@ Letters: T tokens, E experts, K chosen.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from torch import Tensor
@@ -96,4 +97,5 @@ class TopkSoftmaxRouter(LinearRouter):
 
     def selection_rule(self) -> SelectionRule:
         """Softmax, before or after the choice."""
-        return _rule(self.pre_softmax, self.normalise, self.scale, float32=True)
+        rule = _rule(self.pre_softmax, self.normalise, self.scale, float32=True)
+        return rule if self.bias is None else dataclasses.replace(rule, bias_on="logits")

@@ -152,6 +152,20 @@ def test_the_gate_is_kept_across_replacements_unless_told_not_to(qwen):
     assert not torch.equal(find_routers(qwen.model)[0].module.weight, stock)
 
 
+def test_a_bias_of_the_logits_is_kept_across_replacements():
+    tiny = build_tiny_moe("gpt_oss")
+    tiny.model.set_experts_implementation("grouped_mm")
+    before = logits_of(tiny)
+    stock = find_routers(tiny.model)[0].module.bias.clone()
+    for name in ("top_p", "topk_softmax"):
+        report = replace_routers(tiny.model, name, **({"pre_softmax": False} if name == "topk_softmax" else {}))
+        assert report.kept == ("weight", "bias")
+        (router, *_) = find_routers(tiny.model)
+        assert torch.equal(router.module.bias, stock)
+    assert router.rule.bias_on == "logits"
+    assert torch.equal(logits_of(tiny), before)
+
+
 def test_what_is_no_gate_is_not_kept_as_one(qwen):
     """The expert embeddings of the cosine router may have the shape of a gate."""
     replace_routers(qwen.model, "cosine", projection_dim=qwen.model.config.hidden_size)
