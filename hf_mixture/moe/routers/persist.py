@@ -12,17 +12,17 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_mixture._compat.model_init import before_weights, initialise_own_modules, keep_float32
+from hf_mixture._compat.experts import skip_padding
+from hf_mixture._compat.model_init import keep_float32
+from hf_mixture.moe.anatomy import find_routers
+from hf_mixture.moe.router_loading import CONFIG_KEY
+from hf_mixture.moe.routers.base import RegistryRouter
+from hf_mixture.moe.routers.context import contexts_of
+from hf_mixture.moe.routers.place import attach_contexts, build_router, check_replaceable, put
+from hf_mixture.moe.routers.registry import router_info
 
 
-CONFIG_KEY = "moe_router"
 _FORMAT = 1
-
-
-def register_router_loading() -> None:
-    """Restore the routers of the registry in every model whose configuration names one. Idempotent."""
-    before_weights(restore_routers)
-    initialise_own_modules()
 
 
 def write_spec(config: Any, name: str, options: dict[str, Any]) -> None:
@@ -75,15 +75,6 @@ def restore_routers(model: PreTrainedModel) -> None:
         ValueError: If the configuration names an unknown router or options it cannot have.
         UnsupportedRouterError: If the model has no routers, or routers that cannot be replaced.
     """
-    if not _names_a_router(model.config):
-        return
-    from hf_mixture._compat.experts import skip_padding
-    from hf_mixture.moe.anatomy import find_routers
-    from hf_mixture.moe.routers import router_info
-    from hf_mixture.moe.routers.base import RegistryRouter
-    from hf_mixture.moe.routers.context import contexts_of
-    from hf_mixture.moe.routers.place import attach_contexts, build_router, check_replaceable, put
-
     # The models inside this one have restored their routers, and only need to be told of its batches.
     for context in contexts_of(model):
         context.attach(model)
@@ -102,9 +93,3 @@ def restore_routers(model: PreTrainedModel) -> None:
             skip_padding(old.experts)
         keep_float32(model, made.float32_tensors)
     attach_contexts(model, new, info.context)
-
-
-def _names_a_router(config: Any) -> bool:
-    if getattr(config, CONFIG_KEY, None) is not None:
-        return True
-    return any(_names_a_router(getattr(config, name, None)) for name in getattr(config, "sub_configs", ()))

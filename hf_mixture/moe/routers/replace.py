@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from hf_mixture._compat.experts import skip_padding
 from hf_mixture._compat.model_init import initial_std
 from hf_mixture.moe.anatomy import MoeRouter, find_routers
+from hf_mixture.moe.router_loading import CONFIG_KEY
 from hf_mixture.moe.routers.base import RegistryRouter
-from hf_mixture.moe.routers.persist import CONFIG_KEY, write_spec
+from hf_mixture.moe.routers.persist import write_spec
 from hf_mixture.moe.routers.place import attach_contexts, build_router, check_replaceable, owners_of, put
 from hf_mixture.moe.routers.registry import RouterInfo, router_info
 

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM, Trainer, TrainingArguments
 
-from hf_mixture.moe.routers import replace_routers
+import hf_mixture  # noqa: F401 - what a user who loads a model imports, and nothing else
 
 
-NUM_STEPS, BATCH, LENGTH = 6, 4, 12
-ROUTERS = {"cosine": {}, "hash": {}, "top_p": {"threshold": 0.6}, "sigmoid_bias": {}}
+NUM_STEPS, BATCH, LENGTH = 4, 4, 12
+ROUTERS = {"cosine": {}, "hash": {}, "top_p": {"threshold": 0.6}}
 
 
 def build_model(name: str, **options: object) -> Qwen3MoeForCausalLM:
+    from hf_mixture.moe.routers import replace_routers
+
     torch.manual_seed(0)
     config = Qwen3MoeConfig(
         vocab_size=32,
@@ -63,7 +65,16 @@ def train(model: Qwen3MoeForCausalLM, folder: Path, *, batch: int = BATCH, resum
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+def load(folder: Path) -> torch.Tensor:
+    """Logits of a saved model in a process that knows of routers by `import hf_mixture` alone."""
+    assert not [name for name in sys.modules if name.startswith(("hf_mixture.moe.routers", "hf_mixture.moe.anatomy"))]
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        return model(torch.arange(24).reshape(2, 12)).logits
+
+
 def main(folder: Path) -> None:
+    logits = load(folder / "saved")
     results = {}
     for name, options in ROUTERS.items():
         model = build_model(name, **options)
@@ -76,6 +87,7 @@ def main(folder: Path) -> None:
         if dist.get_rank() == 0:
             model.save_pretrained(folder / name / "model")
     if dist.get_rank() == 0:
+        torch.save(logits, folder / "logits.pt")
         (folder / "results.json").write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()

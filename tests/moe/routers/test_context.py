@@ -10,6 +10,7 @@ from moe_families import build_tiny_moe
 from peft import LoraConfig, get_peft_model
 
 from hf_mixture.moe.anatomy import find_routers
+from hf_mixture.moe.router_loading import register_router_loading
 from hf_mixture.moe.routers import (
     LinearRouter,
     RouterContext,
@@ -19,7 +20,6 @@ from hf_mixture.moe.routers import (
     routing_context,
 )
 from hf_mixture.moe.routers.hashing import hash_experts
-from hf_mixture.moe.routers.persist import register_router_loading
 from hf_mixture.moe.routers.topk import route_topk_softmax
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,8 +11,8 @@ from moe_families import build_tiny_moe
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3MoeForCausalLM, Qwen3MoeModel
 
 from hf_mixture.moe.anatomy import UnsupportedRouterError, find_routers
+from hf_mixture.moe.router_loading import register_router_loading
 from hf_mixture.moe.routers import RegistryRouter, replace_routers
-from hf_mixture.moe.routers.persist import register_router_loading
 
 
 OPTIONS = {
@@ -87,27 +84,6 @@ def test_other_families_reload_as_well(family, tmp_path):
     assert all(torch.equal(tensors[name], tensor) for name, tensor in tiny.model.state_dict().items())
     # Sums of stock models also depend on where in memory a file is mapped.
     torch.testing.assert_close(logits_of(loaded, tiny.inputs), logits_of(tiny.model, tiny.inputs), rtol=0, atol=1e-5)
-
-
-def test_a_fresh_process_needs_import_hf_mixture_and_nothing_else(tmp_path):
-    tiny = replaced("cosine")
-    tiny.model.save_pretrained(tmp_path)
-    torch.save(tiny.inputs, tmp_path / "inputs.pt")
-    program = (
-        "import sys, torch\n"
-        "import hf_mixture\n"
-        "assert 'hf_mixture.moe' not in sys.modules\n"
-        "from transformers import AutoModelForCausalLM\n"
-        f"model = AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})\n"
-        f"inputs = torch.load({str(tmp_path / 'inputs.pt')!r}, weights_only=True)\n"
-        "with torch.no_grad():\n"
-        f"    torch.save(model(**inputs).logits, {str(tmp_path / 'logits.pt')!r})\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "MISSING" not in done.stderr + done.stdout
-    loaded = torch.load(tmp_path / "logits.pt", weights_only=True)
-    assert torch.equal(loaded, logits_of(tiny.model, tiny.inputs))
 
 
 def test_a_model_made_from_the_configuration_has_the_routers_and_draws_them():

@@ -30,6 +30,7 @@ CAUSAL = [
     "top_p",
     "topk_softmax",
 ]
+QUICK = ("deepseek_v3", "gpt_oss", "minimax_m2", "mixtral", "nemotron_h", "phimoe", "qwen3_vl_moe", "step3p7")
 NO_EAGER_PADDING = {"gpt_oss", "nemotron_h", "openai_privacy_filter"}
 UNSUPPORTED = {
     "afmoe": "a module inside it",
@@ -316,7 +317,13 @@ def test_a_model_without_routers_is_refused():
         replace_routers(LlamaForCausalLM(config), "cosine")
 
 
-@pytest.mark.parametrize("family", MOE_FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        family if family in {*UNSUPPORTED, *QUICK} else pytest.param(family, marks=pytest.mark.slow)
+        for family in MOE_FAMILIES
+    ],
+)
 def test_every_family_takes_routers_of_the_registry_or_says_why_not(family):
     tiny = build_tiny_moe(family)
     if family in UNSUPPORTED:
