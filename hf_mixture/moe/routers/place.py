@@ -41,10 +41,11 @@ def check_replaceable(router: MoeRouter) -> None:
         raise refuse(f"it does not return logits, weights and indices alone (layout {router.layout!r})")
     if router.num_choices != router.num_experts:
         raise refuse(f"its block has {router.num_choices - router.num_experts} choices that are no experts")
-    own = [name for name in list(inspect.signature(kind.forward).parameters)[1:] if name != "hidden_states"]
-    from_block = router.bias is not None and router.bias.module is router.block
-    if own and not from_block:
-        raise refuse(f"its block also passes {', '.join(own)}")
+    # A selection bias that the block keeps and passes is part of what is replaced.
+    passed = list(inspect.signature(kind.forward).parameters)[1:]
+    more = [name for name in passed if name != "hidden_states" and not name.endswith("bias")]
+    if more:
+        raise refuse(f"its block also passes {', '.join(more)}")
     if getattr(router.block, router.path.rpartition(".")[2], None) is not router.module:
         raise ValueError(f"{router.path} is wrapped, as by PEFT; replace the routers of the bare model first")
     if isinstance(router.module, RegistryRouter):

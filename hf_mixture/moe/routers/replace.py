@@ -117,7 +117,8 @@ def replace_routers(
     The new routers are part of the model: they train, `save_pretrained` notes them in the configuration and
     `from_pretrained` restores them wherever hf_mixture is imported, and `output_router_logits` records their raw
     logits. The auxiliary loss of the model family still counts the K largest logits, K as the configuration has it.
-    Replace before the optimizer is made and before the model is wrapped or distributed.
+    Replace before the optimizer is made and before the model is wrapped or distributed. A process without
+    `import hf_mixture` loads the saved model with the stock routers, and warns only of tensors that they do not have.
 
     Args:
         model: A mixture-of-experts model of transformers whose blocks follow the uniform contract.

@@ -129,17 +129,31 @@ def test_every_router_records_raw_logits_trains_copies_and_can_be_taken_out(name
     assert not hasattr(model.config, "moe_router")
 
 
-def test_two_replacements_are_undone_in_turn(qwen):
-    before = logits_of(qwen)
-    first = replace_routers(qwen.model, "cosine")
-    middle, spec = logits_of(qwen), qwen.model.config.moe_router
-    second = replace_routers(qwen.model, "top_p")
+@pytest.mark.parametrize("family", ["qwen3_moe", "minimax_m2"])
+def test_two_replacements_are_undone_in_turn(family):
+    tiny = build_tiny_moe(family)
+    before = logits_of(tiny)
+    first = replace_routers(tiny.model, "cosine")
+    middle, spec = logits_of(tiny), tiny.model.config.moe_router
+    second = replace_routers(tiny.model, "top_p")
     with pytest.raises(ValueError, match="replaced again"):
         first.remove()
     second.remove()
-    assert torch.equal(logits_of(qwen), middle)
-    assert qwen.model.config.moe_router == spec
+    assert torch.equal(logits_of(tiny), middle)
+    assert tiny.model.config.moe_router == spec
     first.remove()
+    assert torch.equal(logits_of(tiny), before)
+
+
+def test_a_model_spread_over_devices_keeps_moving_its_tensors(qwen):
+    from accelerate import dispatch_model
+
+    dispatch_model(qwen.model, {"": "cpu"}, force_hooks=True)
+    before = logits_of(qwen)
+    with replace_routers(qwen.model, "cosine"):
+        router = find_routers(qwen.model)[0].module
+        assert "_hf_hook" in vars(router)
+        assert bool(logits_of(qwen).isfinite().all())
     assert torch.equal(logits_of(qwen), before)
 
 
