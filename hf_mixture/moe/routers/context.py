@@ -36,6 +36,9 @@ class RouterContext:
         self._given: dict[str, Tensor] = {}
         self._depth = 0
         self._num_sequences: int | None = None
+        # Forwards with checkpointed layers whose backward has not run them again.
+        self._num_pending = 0
+        self._ran_again = True
 
     @property
     def num_sequences(self) -> int:
@@ -49,9 +52,25 @@ class RouterContext:
 
         Args:
             key: A key.
+
+        Returns:
+            The tensor, if any.
+
+        Raises:
+            ValueError: If a checkpointed layer runs again and this could be for either of two batches.
         """
         value = self._batch.get(key)
-        return self._given.get(key) if value is None else value
+        if value is None:
+            return self._given.get(key)
+        if self._depth == 0:
+            self._ran_again = True
+            if self._num_pending > 1:
+                raise ValueError(
+                    f"{self._num_pending} training forwards ran before this backward, and layers that gradient "
+                    f"checkpointing runs again cannot know the {key!r} of theirs; run the backward of each forward "
+                    "before the next one, or turn gradient checkpointing off"
+                )
+        return value
 
     def token_mask(self, num_tokens: int) -> Tensor | None:
         """Which tokens are no padding, by `attention_mask`.
@@ -144,6 +163,9 @@ class RouterContext:
             given = (value for value in (*named, *args, *kwargs.values()) if isinstance(value, Tensor) and value.dim())
             first = next(given, None)
             self._num_sequences = None if first is None else len(first)
+            if model.training and torch.is_grad_enabled() and getattr(model, "is_activation_checkpointing", False):
+                self._num_pending = 1 if self._ran_again else self._num_pending + 1
+                self._ran_again = False
         self._depth += 1
         for key in self.keys:
             value = kwargs.get(key) if key in _OF_THE_MODEL else kwargs.pop(key, None)
@@ -160,7 +182,7 @@ class RouterContext:
             self._batch.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"keys": self.keys, "_batch": {}, "_given": {}, "_depth": 0, "_num_sequences": None}
+        return vars(RouterContext(self.keys))
 
     @contextlib.contextmanager
     def given(self, values: Mapping[str, Tensor]) -> Iterator[None]:
@@ -168,6 +190,9 @@ class RouterContext:
 
         Args:
             values: Tensors by key.
+
+        Yields:
+            Nothing.
         """
         before = self._given
         self._given = {**before, **values}

@@ -101,12 +101,29 @@ def test_gradient_checkpointing_sees_the_same_ids(hashed, reentrant):
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     plain = gradients(copy.deepcopy(hashed.model))
-    hashed.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    hashed.model.activation_checkpointing_enable({"use_reentrant": reentrant})
     hashed.model.enable_input_require_grads()
     again = gradients(hashed.model)
     assert plain.keys() == again.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient)
+
+
+def test_checkpointed_layers_of_two_batches_are_not_mixed_up(hashed):
+    """The backward of the first of two forwards would route its tokens by the ids of the second."""
+    model = hashed.model.train()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+
+    def loss(row):
+        return model(input_ids=hashed.inputs["input_ids"][row : row + 1]).logits.sum()
+
+    for row in (0, 1, 0):
+        loss(row).backward()
+    both = loss(0) + loss(1)
+    with pytest.raises(ValueError, match="2 training forwards ran before this backward"):
+        both.backward()
+    model.activation_checkpointing_disable()
+    (loss(0) + loss(1)).backward()
 
 
 def test_a_copy_has_a_context_of_its_own(hashed):
