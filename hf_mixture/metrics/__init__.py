@@ -1,0 +1,41 @@
+"""Metrics of routing, as `evaluate` modules: one folder each, which is also a Space as it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    import evaluate
+
+METRICS = ("moe_load", "moe_specialisation", "router_drift", "capacity_drop_rate")
+
+
+def load_metric(name: str, **options: Any) -> evaluate.Metric:
+    """Load one of the packaged metrics; nothing is downloaded.
+
+    Args:
+        name: `"moe_load"`, `"moe_specialisation"`, `"router_drift"` or `"capacity_drop_rate"`.
+        options: Options of `evaluate.load`, such as `experiment_id`.
+
+    Returns:
+        The metric.
+
+    Raises:
+        ImportError: If the package evaluate is missing.
+        ValueError: If there is no metric of that name.
+
+    Example:
+        >>> from hf_mixture.metrics import load_metric
+        >>> load = load_metric("moe_load").compute(layer=[0], counts=[[6, 2, 0, 0]])
+        >>> load["max_over_mean"], load["gini"], load["dead_share"]
+        (3.0, 0.625, 0.5)
+    """
+    if name not in METRICS:
+        raise ValueError(f"name={name!r} is no metric of hf_mixture; choose one of {', '.join(METRICS)}")
+    try:
+        import evaluate
+    except ImportError as error:
+        raise ImportError("load_metric needs the package evaluate; pip install evaluate") from error
+    return evaluate.load(str(Path(__file__).parent / name / f"{name}.py"), **options)
