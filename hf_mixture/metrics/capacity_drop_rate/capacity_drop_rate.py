@@ -118,7 +118,9 @@ class CapacityDropRate(evaluate.Metric):
         for place, ids, gates in zip(layer, experts, weights, strict=True):
             tokens = rows.setdefault(int(place), ([], []))
             if len(ids) != len(gates) or (tokens[0] and len(ids) != len(tokens[0][0])):
-                raise ValueError(f"layer {place} has tokens of different numbers of experts or weights; give K of each")
+                raise ValueError(
+                    f"layer {place} has tokens of different numbers of experts or weights; give K of each"
+                )
             tokens[0].append(ids)
             tokens[1].append(gates)
         layers = {
