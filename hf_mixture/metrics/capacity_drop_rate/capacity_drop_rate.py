@@ -3,10 +3,14 @@
 Letters: T tokens of one layer, E experts, K experts chosen for a token.
 """
 
+import math
+from fractions import Fraction
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
-from fractions import Fraction
+from numpy.typing import ArrayLike
 
 
 _DESCRIPTION = """
@@ -42,12 +46,14 @@ Examples:
 _NAMES = ("drop_rate", "dropped_weight", "tokens_without_expert")
 
 
-def expert_capacity(num_choices, num_experts, capacity_factor):
+def expert_capacity(num_choices: int, num_experts: int, capacity_factor: float) -> int:
     """Return ceil(factor * T * K / E), exactly."""
-    return -int(-(Fraction(str(capacity_factor)) * num_choices / num_experts) // 1)
+    return math.ceil(Fraction(str(capacity_factor)) * num_choices / num_experts)
 
 
-def drop_statistics(experts, weights, num_experts, capacity_factor, policy):
+def drop_statistics(
+    experts: ArrayLike, weights: ArrayLike, *, num_experts: int, capacity_factor: float, policy: str
+) -> dict[str, Any]:
     """Drop what exceeds the capacity of one layer.
 
     Args:
@@ -60,15 +66,15 @@ def drop_statistics(experts, weights, num_experts, capacity_factor, policy):
     Returns:
         The numbers by name.
     """
-    experts, weights = np.asarray(experts, dtype=np.int64), np.asarray(weights, dtype=np.float64)
-    if experts.ndim != 2 or experts.shape != weights.shape or experts.min() < 0:
+    ids, shares = np.asarray(experts, dtype=np.int64), np.asarray(weights, dtype=np.float64)
+    if ids.ndim != 2 or ids.shape != shares.shape or ids.size == 0 or ids.min() < 0:
         raise ValueError(
-            f"experts has the shape {list(experts.shape)} and weights {list(weights.shape)}; both are [tokens, K], "
+            f"experts has the shape {list(ids.shape)} and weights {list(shares.shape)}; both are [tokens, K], "
             "with ids from 0 on"
         )
-    capacity = expert_capacity(experts.size, num_experts, capacity_factor)
-    flat, gates = experts.ravel(), weights.ravel()
-    token = np.repeat(np.arange(len(experts)), experts.shape[1])
+    capacity = expert_capacity(ids.size, num_experts, capacity_factor)
+    flat, gates = ids.ravel(), shares.ravel()
+    token = np.repeat(np.arange(len(ids)), ids.shape[1])
     order = np.lexsort((token, -gates)) if policy == "probability" else np.arange(flat.size)
     by_expert = order[np.argsort(flat[order], kind="stable")]
     starts = np.searchsorted(flat[by_expert], flat[by_expert])
@@ -76,9 +82,9 @@ def drop_statistics(experts, weights, num_experts, capacity_factor, policy):
     queue[by_expert] = np.arange(flat.size) - starts
     routed = flat < num_experts
     dropped = routed & (queue >= capacity)
-    served = np.zeros(len(experts), dtype=bool)
+    served = np.zeros(len(ids), dtype=bool)
     np.logical_or.at(served, token, routed & ~dropped)
-    lost = ~served & np.isin(np.arange(len(experts)), token[routed])
+    lost = ~served & np.isin(np.arange(len(ids)), token[routed])
     num_choices, weight = int(routed.sum()), float(gates[routed].sum())
     return {
         "drop_rate": int(dropped.sum()) / num_choices if num_choices else 0.0,
@@ -93,7 +99,7 @@ def drop_statistics(experts, weights, num_experts, capacity_factor, policy):
 class CapacityDropRate(evaluate.Metric):
     """Share of the choices above the capacity of their expert."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation="",
@@ -107,14 +113,24 @@ class CapacityDropRate(evaluate.Metric):
             ),
         )
 
-    def _compute(self, layer, experts, weights, num_experts, capacity_factor=1.0, policy="position"):
+    def _compute(
+        self,
+        layer: list[int],
+        experts: list[list[int]],
+        weights: list[list[float]],
+        *,
+        num_experts: int,
+        capacity_factor: float = 1.0,
+        policy: str = "position",
+    ) -> dict[str, Any]:
         if policy not in ("position", "probability"):
             raise ValueError(f'policy={policy!r} must be "position" or "probability"')
         if num_experts < 1 or not 0 < capacity_factor < float("inf"):
             raise ValueError(
-                f"num_experts={num_experts} must be at least 1, and capacity_factor={capacity_factor} above 0 and finite"
+                f"num_experts={num_experts} must be at least 1, and capacity_factor={capacity_factor} above 0 and "
+                "finite"
             )
-        rows = {}
+        rows: dict[int, tuple[list[list[int]], list[list[float]]]] = {}
         for place, ids, gates in zip(layer, experts, weights, strict=True):
             tokens = rows.setdefault(int(place), ([], []))
             if len(ids) != len(gates) or (tokens[0] and len(ids) != len(tokens[0][0])):
@@ -124,7 +140,10 @@ class CapacityDropRate(evaluate.Metric):
             tokens[0].append(ids)
             tokens[1].append(gates)
         layers = {
-            str(place): drop_statistics(*rows[place], num_experts, capacity_factor, policy) for place in sorted(rows)
+            str(place): drop_statistics(
+                *rows[place], num_experts=num_experts, capacity_factor=capacity_factor, policy=policy
+            )
+            for place in sorted(rows)
         }
         means = {name: float(np.mean([values[name] for values in layers.values()])) for name in _NAMES}
         return {**means, "layers": layers}

@@ -3,9 +3,12 @@
 Letters: E experts, n_e number of tokens that expert e serves.
 """
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 _DESCRIPTION = """
@@ -31,7 +34,7 @@ Examples:
 """
 
 
-def load_statistics(counts):
+def load_statistics(counts: ArrayLike) -> dict[str, float]:
     """Compute the statistics of one layer.
 
     Args:
@@ -43,27 +46,27 @@ def load_statistics(counts):
     Raises:
         ValueError: If a count is negative, or all are 0.
     """
-    counts = np.asarray(counts, dtype=np.int64)
-    if counts.ndim != 1 or counts.size == 0 or counts.min() < 0 or counts.sum() == 0:
-        raise ValueError(f"counts={counts.tolist()} must be one or more numbers, none negative and not all 0")
-    num_experts, total = counts.size, counts.sum()
+    loads = np.asarray(counts, dtype=np.int64)
+    if loads.ndim != 1 or loads.size == 0 or loads.min() < 0 or loads.sum() == 0:
+        raise ValueError(f"counts={loads.tolist()} must be one or more numbers, none negative and not all 0")
+    num_experts, total = loads.size, loads.sum()
     ranks = 2 * np.arange(1, num_experts + 1) - num_experts - 1
-    shares = counts[counts > 0] / total
+    shares = loads[loads > 0] / total
     entropy = float(-(shares * np.log(shares)).sum() / np.log(num_experts)) if num_experts > 1 else 1.0
     return {
-        "max_over_mean": float(counts.max() * num_experts / total),
-        "coefficient_of_variation": float(counts.std() * num_experts / total),
-        "gini": float((ranks * np.sort(counts)).sum() / (num_experts * total)),
+        "max_over_mean": float(loads.max() * num_experts / total),
+        "coefficient_of_variation": float(loads.std() * num_experts / total),
+        "gini": float((ranks * np.sort(loads)).sum() / (num_experts * total)),
         "entropy": abs(entropy),
-        "dead_share": float((counts == 0).mean()),
+        "dead_share": float((loads == 0).mean()),
     }
 
 
-def sum_by_layer(layers, counts):
+def sum_by_layer(layers: list[int], counts: list[list[int]]) -> dict[int, Any]:
     """Add up the rows of each layer; all rows of a layer have one length."""
-    sums = {}
-    for layer, row in zip(layers, counts, strict=True):
-        row = np.asarray(row, dtype=np.int64)
+    sums: dict[int, Any] = {}
+    for layer, numbers in zip(layers, counts, strict=True):
+        row = np.asarray(numbers, dtype=np.int64)
         if sums.setdefault(int(layer), np.zeros_like(row)).shape != row.shape:
             raise ValueError(f"layer {layer} has rows of {len(sums[int(layer)])} and of {len(row)} experts; give one")
         sums[int(layer)] += row
@@ -73,7 +76,7 @@ def sum_by_layer(layers, counts):
 class MoeLoad(evaluate.Metric):
     """Evenness of the load of experts."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation="",
@@ -83,7 +86,7 @@ class MoeLoad(evaluate.Metric):
             ),
         )
 
-    def _compute(self, layer, counts):
+    def _compute(self, layer: list[int], counts: list[list[int]]) -> dict[str, Any]:
         layers = {str(name): load_statistics(row) for name, row in sum_by_layer(layer, counts).items()}
         names = next(iter(layers.values()))
         means = {name: float(np.mean([values[name] for values in layers.values()])) for name in names}

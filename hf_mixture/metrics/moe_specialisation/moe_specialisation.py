@@ -3,9 +3,12 @@
 Letters: E experts, D domains, n_de number of tokens of domain d that expert e serves.
 """
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 _DESCRIPTION = """
@@ -31,13 +34,13 @@ Examples:
 """
 
 
-def entropy(counts):
+def entropy(counts: Any) -> float:
     """Return the entropy of counts in bits."""
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum())
 
 
-def specialisation(joint):
+def specialisation(joint: ArrayLike) -> dict[str, float]:
     """Compute the mutual information of one layer.
 
     Args:
@@ -49,12 +52,12 @@ def specialisation(joint):
     Raises:
         ValueError: If a count is negative, or all are 0.
     """
-    joint = np.asarray(joint, dtype=np.int64)
-    if joint.ndim != 2 or joint.size == 0 or joint.min() < 0 or joint.sum() == 0:
-        raise ValueError(f"counts={joint.tolist()} must be one or more numbers, none negative and not all 0")
-    of_domains, of_experts = entropy(joint.sum(axis=1)), entropy(joint.sum(axis=0))
+    table = np.asarray(joint, dtype=np.int64)
+    if table.ndim != 2 or table.size == 0 or table.min() < 0 or table.sum() == 0:
+        raise ValueError(f"counts={table.tolist()} must be one or more numbers, none negative and not all 0")
+    of_domains, of_experts = entropy(table.sum(axis=1)), entropy(table.sum(axis=0))
     # Rounding can leave a negative zero.
-    information = max(of_domains + of_experts - entropy(joint.ravel()), 0.0)
+    information = max(of_domains + of_experts - entropy(table.ravel()), 0.0)
     bound = min(of_domains, of_experts)
     return {"mutual_information": information, "normalised": min(information / bound, 1.0) if bound > 0 else 0.0}
 
@@ -62,7 +65,7 @@ def specialisation(joint):
 class MoeSpecialisation(evaluate.Metric):
     """Mutual information of expert and domain."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation="",
@@ -76,10 +79,10 @@ class MoeSpecialisation(evaluate.Metric):
             ),
         )
 
-    def _compute(self, layer, domain, counts):
-        rows = {}
-        for place, name, row in zip(layer, domain, counts, strict=True):
-            row = np.asarray(row, dtype=np.int64)
+    def _compute(self, layer: list[int], domain: list[str], counts: list[list[int]]) -> dict[str, Any]:
+        rows: dict[int, dict[str, Any]] = {}
+        for place, name, numbers in zip(layer, domain, counts, strict=True):
+            row = np.asarray(numbers, dtype=np.int64)
             domains = rows.setdefault(int(place), {})
             if any(len(other) != len(row) for other in domains.values()):
                 raise ValueError(f"layer {place} has rows of different numbers of experts; give one")

@@ -3,6 +3,8 @@
 Letters: T tokens, K experts chosen for a token.
 """
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -32,7 +34,7 @@ Examples:
 _NAMES = ("agreement", "jaccard", "unchanged")
 
 
-def overlap(later, earlier):
+def overlap(later: list[int], earlier: list[int]) -> tuple[float, float, float]:
     """Compare the experts of one token.
 
     Args:
@@ -55,7 +57,7 @@ def overlap(later, earlier):
 class RouterDrift(evaluate.Metric):
     """Overlap of the experts chosen by two checkpoints."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation="",
@@ -69,8 +71,8 @@ class RouterDrift(evaluate.Metric):
             ),
         )
 
-    def _compute(self, layer, predictions, references):
-        tokens = {}
+    def _compute(self, layer: list[int], predictions: list[list[int]], references: list[list[int]]) -> dict[str, Any]:
+        tokens: dict[int, list[tuple[float, float, float]]] = {}
         for place, later, earlier in zip(layer, predictions, references, strict=True):
             tokens.setdefault(int(place), []).append(overlap(later, earlier))
         layers = {

@@ -74,6 +74,7 @@ def draw_trace(trace: RouterTrace) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     num_routers, num_experts = len(trace.routers), max(router.num_experts for router in trace.routers)
     loads = np.full((num_routers, num_experts), np.nan)
@@ -96,7 +97,7 @@ def draw_trace(trace: RouterTrace) -> Figure:
     rows = list(range(0, num_routers, step))
     names = [router.ordinal if router.layer is None else router.layer for router in trace.routers]
     axes.set_yticks(rows, [str(names[row]) for row in rows])
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(16, integer=True, steps=[1, 2, 4, 5, 8, 10]))
     axes.set(xlabel="expert", ylabel="layer")
     axes.set_title("Load of each expert (dead experts crossed)", loc="left", fontsize=11)
     dead = np.argwhere(loads == 0)

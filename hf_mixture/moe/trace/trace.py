@@ -194,7 +194,7 @@ def _trace(header: dict[str, Any], rows: list[dict[str, Any]], location: str) ->
 
 def _download(repo_id: str, revision: str | None, token: str | bool | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(

@@ -103,7 +103,9 @@ def train(
     arguments = TrainingArguments(str(folder / "run"), **(settings | options))
     model = tiny_model(family)
     keys = list(model.state_dict())
-    Trainer(model, arguments, train_dataset=rows(), callbacks=callbacks).train(resume_from_checkpoint=resume)
+    Trainer(model, arguments, train_dataset=rows(), eval_dataset=rows(4), callbacks=callbacks).train(
+        resume_from_checkpoint=resume
+    )
     assert list(model.state_dict()) == keys
     watched = [model, *(router.module for router in find_routers(model))]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in watched)
