@@ -15,6 +15,20 @@ _NO_EAGER_PADDING = {"GptOssExperts", "NemotronHExperts", "OpenAIPrivacyFilterEx
 _MARK = "_is_expert_parallel"
 
 
+def interface_problem(experts: nn.Module | None) -> str | None:
+    """Say why experts cannot be called with hidden states, indices and weights.
+
+    Args:
+        experts: The experts module of a block.
+
+    Returns:
+        The reason, or None if they can.
+    """
+    if experts is None or not hasattr(experts, _MARK):
+        return "its experts do not run through the experts interface of transformers"
+    return None
+
+
 def padding_problem(experts: nn.Module | None) -> str | None:
     """Say why experts cannot skip the index E.
 
@@ -24,8 +38,9 @@ def padding_problem(experts: nn.Module | None) -> str | None:
     Returns:
         The reason, with a remedy if there is one, or None if they can.
     """
-    if experts is None or not hasattr(experts, _MARK):
-        return "its experts do not run through the experts interface of transformers"
+    if (problem := interface_problem(experts)) is not None:
+        return problem
+    assert experts is not None  # noqa: S101 - they run through the interface
     eager = getattr(experts.config, "_experts_implementation", None) in (None, "eager")
     if eager and type(experts).__name__ in _NO_EAGER_PADDING:
         return (

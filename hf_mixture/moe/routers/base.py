@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hf_mixture.moe.anatomy import MoeRouter, RouterOutput, SelectionRule
 from hf_mixture.moe.routers.registry import RouterInfo, router_info
@@ -145,6 +146,28 @@ class RegistryRouter(nn.Module):
             Names of the tensors taken over.
         """
         return ()
+
+    def block_problem(self, stock: MoeRouter) -> str | None:
+        """Say why the entry cannot work in a block.
+
+        Args:
+            stock: The router that is to be replaced, which knows the experts.
+
+        Returns:
+            The reason, or None if it can.
+        """
+        return None
+
+    def connect(self, stock: MoeRouter) -> list[RemovableHandle]:
+        """Hook into the block, for entries that change more than the choice; called when the router is in its place.
+
+        Args:
+            stock: The router that is replaced, which knows the experts.
+
+        Returns:
+            Handles; the `remove` of each takes a hook back.
+        """
+        return []
 
     def forward(self, hidden_states: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Route hidden states [..., H].

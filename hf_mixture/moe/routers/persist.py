@@ -89,6 +89,7 @@ def restore_routers(model: PreTrainedModel) -> None:
     new = [build_router(info, options, router) for router in stock]
     for old, made in zip(stock, new, strict=True):
         put(old.block, old.path, made)
+        made.connect(old)
         if made.pads and old.experts is not None:
             skip_padding(old.experts)
         keep_float32(model, made.float32_tensors)

@@ -71,13 +71,16 @@ def build_router(info: RouterInfo, options: Mapping[str, Any], stock: MoeRouter)
 
     Raises:
         ValueError: If an option has a value that it cannot have here.
-        UnsupportedRouterError: If tokens may get fewer than K experts, and the experts cannot deal with that.
+        UnsupportedRouterError: If the entry cannot work in this block, or tokens may get fewer than K experts, and
+            the experts cannot deal with that.
     """
     reference = next(stock.module.parameters(), next(stock.block.parameters()))
     with torch.device(reference.device):
         router = router_class(info.name, _stock_class(stock.module))(_shape_of(stock), **options)
     router.to(reference.dtype).train(stock.module.training)
     router.options = dict(options)
+    if (problem := router.block_problem(stock)) is not None:
+        raise UnsupportedRouterError(f"the router {info.name!r} cannot work at {stock.path}: {problem}")
     if router.pads and (problem := padding_problem(stock.experts)) is not None:
         raise UnsupportedRouterError(
             f"the router {info.name!r} gives some tokens fewer experts than others, and at {stock.path} {problem}"

@@ -77,6 +77,7 @@ class ReplacedRouters:
             write_spec(config, self.name, self.options)
         for router in self._routers:
             put(router.old.block, router.old.path, router.new)
+            self._undo += [handle.remove for handle in router.new.connect(router.old)]
             experts = router.old.experts
             if router.new.pads and experts is not None:
                 self._undo.append(functools.partial(skip_padding, experts, skip_padding(experts)))

@@ -44,7 +44,7 @@ class RouterSpec:
         router: Name in the registry of routers.
         options: Options of the router.
         losses: Arguments of `RouterLoss`, for example `{load_balance: 0.01}`. Defaults to none.
-        bias: Arguments of `LossFreeBias`, for a router with a selection bias. Defaults to none.
+        bias: Arguments of `LossFreeBalanceCallback`, for a router with a selection bias. Defaults to none.
     """
 
     router: str

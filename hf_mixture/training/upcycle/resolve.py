@@ -104,9 +104,9 @@ def _check_balance(where: str, spec: RouterSpec) -> None:
 
         _check_callback(f"{where}.losses", spec.losses, RouterLoss)
     if spec.bias is not None:
-        from hf_mixture.moe.routers.balance import LossFreeBias
+        from hf_mixture.moe.routers.balance import LossFreeBalanceCallback
 
-        _check_callback(f"{where}.bias", spec.bias, LossFreeBias)
+        _check_callback(f"{where}.bias", spec.bias, LossFreeBalanceCallback)
 
 
 def _check_callback(where: str, values: Mapping[str, Any], build_callback: Callable[..., Any]) -> None:

@@ -204,9 +204,9 @@ def attach_balance(trainer: Any, spec: RouterSpec) -> None:
 
         RouterLoss(**spec.losses).attach(trainer)
     if spec.bias is not None:
-        from hf_mixture.moe.routers.balance import LossFreeBias
+        from hf_mixture.moe.routers.balance import LossFreeBalanceCallback
 
-        LossFreeBias(**spec.bias).attach(trainer)
+        trainer.add_callback(LossFreeBalanceCallback(**spec.bias))
 
 
 def curve(log: list[dict[str, Any]], validation: dict[str, Any]) -> list[dict[str, float]]:
