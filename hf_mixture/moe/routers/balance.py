@@ -5,15 +5,18 @@ Letters: E experts, K chosen.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate.utils import reduce
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from hf_mixture._compat.transformers import extend_logs
-from hf_mixture.moe.anatomy import MoeRouter
+from hf_mixture.moe.anatomy import MoeRouter, find_routers
 from hf_mixture.moe.routers.losses import count_choices
 from hf_mixture.moe.routers.tap import Decisions, RouterTap
 
@@ -42,7 +45,7 @@ def balanced_bias(bias: Tensor, counts: Tensor, rate: float) -> Tensor:
     return bias - rate * above.sign().to(bias.dtype)
 
 
-class LossFreeBalanceCallback(TrainerCallback):
+class LossFreeBalanceCallback(TrainerCallback, ExportableState):
     """Balances the load of the experts without a loss, by their selection bias, under the stock Trainer.
 
     Before each optimizer step, and once in it, the choices of all its micro-batches and processes are counted, padding
@@ -51,7 +54,11 @@ class LossFreeBalanceCallback(TrainerCallback):
     costs no gradient. Evaluation, and layers that gradient checkpointing runs again, do not count.
 
     The bias is a tensor of the model: it is saved and loaded with it, and a resumed run continues exactly. It is kept
-    in float32, whatever the type of the model, as steps of 1e-3 get lost in half precision. Families with such a bias
+    in float32, whatever the type of the model, as steps of 1e-3 get lost in half precision. A resumed run checks that
+    its biases are those of the checkpoint: the Trainer of transformers 5.23 does not load tensors that the files of a
+    family name otherwise than the model (Mixtral, Qwen3-MoE and more: experts, gates and biases) and only warns of
+    missing keys. Load the model by `from_pretrained(checkpoint)` before `train(resume_from_checkpoint=checkpoint)`
+    there. Families with such a bias
     are those of DeepSeek-V3 and its relatives (`hf-mixture inspect` shows it); others get one by
     `replace_routers(model, "sigmoid_bias")`.
 
@@ -63,7 +70,8 @@ class LossFreeBalanceCallback(TrainerCallback):
 
     Raises:
         ValueError: `rate` is not > 0. When training begins: a router of the model has no such bias, or one that
-            is not saved, or the process splits its batches over several devices (DataParallel).
+            is not saved, the process splits its batches over several devices (DataParallel), or a resumed run has not
+            the biases of its checkpoint.
 
     Example:
         >>> import contextlib, io, tempfile
@@ -89,6 +97,8 @@ class LossFreeBalanceCallback(TrainerCallback):
         if not 0.0 < rate < float("inf"):
             raise ValueError(f"rate={rate!r} is not a number > 0; give one, such as 1e-3")
         self.rate = rate
+        # What the Trainer sets on a callback that it makes anew; the state of the Trainer has the same.
+        self.digest: str | None = None
         self.num_updates = 0
         self._tap: RouterTap | None = None
         self._counts: list[Tensor | None] = []
@@ -106,19 +116,36 @@ class LossFreeBalanceCallback(TrainerCallback):
         if self._tap is not None:
             self._tap.remove()
         tap = RouterTap(kwargs["model"], self._count)
-        for router in tap.routers:
-            _check_bias(router)
-        for router in tap.routers:
-            _keep_float32(router)
+        _prepare(tap.routers)
+        saved = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {}).get("digest")
+        if state.global_step > 0 and saved is not None and saved != _digest(tap.routers):
+            raise ValueError(
+                f"the selection biases are not those of step {state.global_step}: the Trainer has not loaded them "
+                "from the checkpoint (it warns of missing keys), or not in float32; build the model by "
+                "from_pretrained(checkpoint), give this callback to the Trainer when it is made, and resume again"
+            )
         extend_logs()
         tap.attach()
         self._tap, self._counts, self._loads, self.num_updates = tap, [None] * len(tap.routers), [], 0
+        # The Trainer expects an entry for every callback, and a checkpoint made without this one has none.
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Check the routers, and make room for biases in float32 before a checkpoint is loaded."""
+        _prepare(find_routers(kwargs["model"]))
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: the arguments, and a digest of the biases, which are in the model."""
+        digest = None if self._tap is None else _digest(self._tap.routers)
+        return {"args": {"rate": self.rate}, "attributes": {"digest": digest}}
 
     def _count(self, decisions: Decisions, mask: Tensor | None) -> None:
         assert self._tap is not None  # noqa: S101 - it calls this
         for place, (router, calls) in enumerate(zip(self._tap.routers, decisions, strict=True)):
             for call in calls:
-                counts = count_choices(call.indices, router.num_experts, mask=mask)
+                counts = count_choices(call.output.indices, router.num_experts, mask=mask)
                 before = self._counts[place]
                 self._counts[place] = counts if before is None else before + counts
 
@@ -166,6 +193,18 @@ class LossFreeBalanceCallback(TrainerCallback):
         load = torch.stack(self._loads).mean().item()
         self._loads = []
         return {"router/max_load": load}
+
+
+def _prepare(routers: Sequence[MoeRouter]) -> None:
+    for router in routers:
+        _check_bias(router)
+    for router in routers:
+        _keep_float32(router)
+
+
+def _digest(routers: Sequence[MoeRouter]) -> str:
+    values = [router.bias.tensor.detach().float().reshape(-1).cpu() for router in routers if router.bias is not None]
+    return hashlib.sha256(torch.cat(values).numpy().tobytes()).hexdigest()
 
 
 def _check_bias(router: MoeRouter) -> None:

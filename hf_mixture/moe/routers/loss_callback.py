@@ -6,8 +6,7 @@ Letters: M micro-batches of an optimizer step on one process, W processes, L lay
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,23 +15,23 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_mixture._compat.transformers import extend_logs
-from hf_mixture.moe.routers.losses import Per, Scope, orthogonality_loss
-from hf_mixture.moe.routers.step_sums import (
-    Pooling,
-    TokenSums,
-    exact_type,
-    losses_of_sums,
-    pack,
-    token_sums,
-    unpack,
-    zero_sums,
-)
+from hf_mixture.moe.anatomy import MoeRouter
+from hf_mixture.moe.routers.loss_checks import check_losses
+from hf_mixture.moe.routers.losses import Per, Scope
+from hf_mixture.moe.routers.noisy import NoisyTopkRouter
+from hf_mixture.moe.routers.step_loss import StepLoss, orthogonality_losses
+from hf_mixture.moe.routers.step_sums import Pooling, exact_type, pack, sums_of_decisions
 from hf_mixture.moe.routers.tap import Decisions, RouterTap
 
 
 Counting = Literal["exact", "running"]
 
-_SCOPES = {"scope": ("global", "sequence", "micro"), "pooling": ("sum", "pooled"), "per": ("token", "choice")}
+_CHOICES = {
+    "scope": ("global", "sequence", "micro"),
+    "pooling": ("sum", "pooled"),
+    "per": ("token", "choice"),
+    "counting": ("exact", "running"),
+}
 
 
 class RouterLoss(TrainerCallback):
@@ -54,15 +53,16 @@ class RouterLoss(TrainerCallback):
 
     Args:
         load_balance: Coefficient of the balance loss of Switch Transformers,
-            `hf_mixture.moe.routers.losses.switch_loss`. The probabilities are the scores of the router divided by their
-            sum. Default: 0, as for the others.
-        importance: Coefficient of the squared coefficient of variation of the gate weights.
+            `hf_mixture.moe.routers.losses.switch_loss`. The probabilities are the scores of the router divided by
+            their sum. Default: 0, as for the others.
+        importance: Coefficient of the squared coefficient of variation of the gate weights (Shazeer et al. 2017).
+        load: The same of the smooth load, which the router `noisy_topk` alone can tell; others are refused.
         z: Coefficient of the mean of logsumexp^2 of the raw logits.
         orthogonality: Coefficient of the mean squared cosine of pairs of router rows, added up over the layers.
         expert_orthogonality: The same of pairs of experts, each expert tensor of three dimensions by itself.
         scope: What losses are taken over: `"global"`, all tokens of the optimizer step on all processes;
-            `"sequence"`, each sequence by itself; `"micro"`, each micro-batch of each process by itself. The latter two
-            are averaged over sequences, micro-batches and processes with equal weight. Default: `"global"`.
+            `"sequence"`, each sequence by itself; `"micro"`, each micro-batch of each process by itself. The latter
+            two are averaged over sequences, micro-batches and processes with equal weight. Default: `"global"`.
         pooling: `"sum"` adds up the losses of the layers, `"pooled"` takes the tokens of all layers together.
         per: `"token"` makes uniform routing cost K, `"choice"` 1.
         counting: `"exact"` or `"running"`; matters in `scope="global"` with accumulation alone. Default: `"exact"`.
@@ -101,6 +101,7 @@ class RouterLoss(TrainerCallback):
         *,
         load_balance: float = 0.0,
         importance: float = 0.0,
+        load: float = 0.0,
         z: float = 0.0,
         orthogonality: float = 0.0,
         expert_orthogonality: float = 0.0,
@@ -112,6 +113,7 @@ class RouterLoss(TrainerCallback):
         coefficients = {
             "load_balance": load_balance,
             "importance": importance,
+            "load": load,
             "z": z,
             "orthogonality": orthogonality,
             "expert_orthogonality": expert_orthogonality,
@@ -121,28 +123,25 @@ class RouterLoss(TrainerCallback):
                 raise ValueError(f"{name}={value!r} is not a number >= 0; give the coefficient of the loss, or 0")
         if not any(coefficients.values()):
             raise ValueError(f"all coefficients are 0; give one of {', '.join(coefficients)} a value > 0")
-        given = {"scope": scope, "pooling": pooling, "per": per, "counting": counting}
-        for name, value in given.items():
-            allowed = _SCOPES.get(name, ("exact", "running"))
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r} is not known; choose from {', '.join(map(repr, allowed))}")
+        given: dict[str, str] = {"scope": scope, "pooling": pooling, "per": per, "counting": counting}
+        for name, choice in given.items():
+            if choice not in _CHOICES[name]:
+                known = ", ".join(map(repr, _CHOICES[name]))
+                raise ValueError(f"{name}={choice!r} is not known; choose from {known}")
         self.coefficients = {name: float(value) for name, value in coefficients.items() if value}
         self.scope, self.pooling, self.per, self.counting = scope, pooling, per, counting
         self._last: dict[str, Tensor] = {}
         self._trainer: Any = None
         self._tap: RouterTap | None = None
         self._seen: tuple[Decisions, Tensor | None] | None = None
-        self._totals: Tensor | None = None
-        self._expected: Tensor | None = None
-        self._sums_so_far: Tensor | None = None
-        self._num_done = 0
+        self._step: StepLoss | None = None
         self._logged: dict[str, list[Tensor]] = {}
 
     def attach(self, trainer: Trainer) -> RouterLoss:
         """Add the losses to what a Trainer trains on, and join its callbacks.
 
-        Of this Trainer object alone, the methods `compute_loss` and `get_batch_samples` are wrapped; `detach` takes the
-        wrapping off.
+        Of this Trainer object alone, the methods `compute_loss` and `get_batch_samples` are wrapped; `detach` takes
+        the wrapping off.
 
         Args:
             trainer: The Trainer, or an object of a subclass.
@@ -159,25 +158,17 @@ class RouterLoss(TrainerCallback):
         model = trainer.model
         config = getattr(model, "config", None)
         config = config.get_text_config() if config is not None else None
-        if "load_balance" in self.coefficients and getattr(config, "output_router_logits", False):
-            raise ValueError(
-                f"config.output_router_logits=True makes {type(model).__name__} add its own balance loss with "
-                f"router_aux_loss_coef={getattr(config, 'router_aux_loss_coef', None)!r}, so that it would count twice; "
-                "set model.config.output_router_logits = False, or leave load_balance out"
-            )
         tap = RouterTap(model, self._receive)
-        if "z" in self.coefficients:
-            for router in tap.routers:
-                if router.rule is not None and router.rule.probabilities:
-                    raise ValueError(
-                        f"{router.path} returns probabilities instead of raw logits, which the z-loss needs; leave z out"
-                    )
-        if self.pooling == "pooled" and len({router.num_experts for router in tap.routers}) > 1:
-            raise ValueError(
-                "pooling='pooled' with layers of different numbers of experts "
-                f"{sorted({router.num_experts for router in tap.routers})}; use pooling='sum'"
-            )
+        check_losses(type(model).__name__, config, tap.routers, self.coefficients, pooled=self.pooling == "pooled")
         self._trainer, self._tap = trainer, tap
+        self._step = StepLoss(
+            self.coefficients,
+            scope=self.scope,
+            pooling=self.pooling,
+            per=self.per,
+            num_experts=[router.num_experts for router in tap.routers],
+            reduce=self._reduce,
+        )
         self._compute, self._take_batches = trainer.compute_loss, trainer.get_batch_samples
         trainer.compute_loss = self._compute_loss
         trainer.get_batch_samples = self._get_batch_samples
@@ -192,7 +183,8 @@ class RouterLoss(TrainerCallback):
         self._trainer.remove_callback(self)
         if self._tap is not None:
             self._tap.remove()
-        self._trainer = self._tap = None
+            self._keep_loads(False)
+        self._trainer = self._tap = self._step = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -205,19 +197,20 @@ class RouterLoss(TrainerCallback):
             )
         if args.n_gpu > 1:
             raise ValueError(
-                f"one process with n_gpu={args.n_gpu} splits its batches (DataParallel), so that the routers cannot be "
-                "followed; start one process for each GPU with torchrun"
+                f"one process with n_gpu={args.n_gpu} splits its batches (DataParallel), so that the routers cannot "
+                "be followed; start one process for each GPU with torchrun"
             )
         trainer = self._trainer
         split = trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size()
         if split != 1:
             raise ValueError(
-                f"tensor, context and sequence parallelism split a batch over {split} processes, which RouterLoss does "
-                "not support; use data parallelism"
+                f"tensor, context and sequence parallelism split a batch over {split} processes, which RouterLoss "
+                "does not support; use data parallelism"
             )
         extend_logs()
         self._tap.remove()
         self._tap.attach()
+        self._keep_loads("load" in self.coefficients)
         self._logged = {}
 
     def on_train_end(
@@ -226,6 +219,7 @@ class RouterLoss(TrainerCallback):
         """Leave the model as it was."""
         if self._tap is not None:
             self._tap.remove()
+            self._keep_loads(False)
 
     def extend_logs(self, args: TrainingArguments, state: TrainerState, logs: dict[str, Any]) -> dict[str, float]:
         """Return `router/<name>` for a training entry of the log.
@@ -249,6 +243,11 @@ class RouterLoss(TrainerCallback):
         return {name: value.item() for name, value in self._last.items()}
 
     @property
+    def _routers(self) -> Sequence[MoeRouter]:
+        assert self._tap is not None  # noqa: S101 - attach sets it
+        return self._tap.routers
+
+    @property
     def _num_processes(self) -> int:
         return int(self._trainer.accelerator.num_processes)
 
@@ -258,17 +257,23 @@ class RouterLoss(TrainerCallback):
         total: Tensor = self._trainer.accelerator.reduce(value, reduction="sum")
         return total
 
+    def _keep_loads(self, keep: bool) -> None:
+        for router in self._routers:
+            if isinstance(router.module, NoisyTopkRouter):
+                router.module.keeps_load = keep
+
     def _receive(self, decisions: Decisions, mask: Tensor | None) -> None:
         self._seen = (decisions, mask)
 
     def _get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         batches, num_items = self._take_batches(epoch_iterator, num_batches, device)
-        self._totals = self._expected = self._sums_so_far = None
-        self._num_done = 0
-        if self.scope == "global" and self.counting == "exact" and len(batches) > 1:
-            self._expected = self._sums_without_gradients(batches)
-            self._totals = self._reduce(self._expected)
+        counts = self.scope == "global" and self.counting == "exact" and len(batches) > 1
+        self._parts().begin(self._sums_without_gradients(batches) if counts else None)
         return batches, num_items
+
+    def _parts(self) -> StepLoss:
+        assert self._step is not None  # noqa: S101 - attach sets it
+        return self._step
 
     def _sums_without_gradients(self, batches: Iterable[Mapping[str, Any]]) -> Tensor:
         trainer = self._trainer
@@ -300,7 +305,6 @@ class RouterLoss(TrainerCallback):
                 "needs a Trainer whose compute_loss calls the model"
             )
         (decisions, mask), self._seen = self._seen, None
-        assert self._tap is not None  # noqa: S101 - attach sets it
         if num_parts is None:
             if mask is None:
                 raise ValueError(
@@ -308,25 +312,7 @@ class RouterLoss(TrainerCallback):
                     "return it, or choose scope='global'"
                 )
             num_parts = len(mask)
-        device = next((call.logits.device for calls in decisions for call in calls), self._trainer.args.device)
-        layers = []
-        for router, calls in zip(self._tap.routers, decisions, strict=True):
-            sums = zero_sums(router, num_parts, device)
-            for call in calls:
-                if (
-                    torch.is_grad_enabled()
-                    and not call.logits.requires_grad
-                    and any(p.requires_grad for p in router.module.parameters())
-                ):
-                    raise ValueError(
-                        f"the logits of {router.path} carry no gradient, so that the losses would not train it: its "
-                        "layer runs without gradients. Where gradient checkpointing does this, pass "
-                        "gradient_checkpointing_kwargs={'use_reentrant': False}"
-                    )
-                more = token_sums(router, call, mask, num_parts)
-                sums = TokenSums(*(a + b.to(device) for a, b in zip(sums, more, strict=True)))
-            layers.append(sums)
-        return pack(layers)
+        return pack(sums_of_decisions(self._routers, decisions, mask, num_parts, self._trainer.args.device))
 
     def _compute_loss(
         self,
@@ -339,8 +325,7 @@ class RouterLoss(TrainerCallback):
             return self._compute(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         loss, outputs = self._compute(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         trainer = self._trainer
-        share = 1.0 / (self._num_processes * trainer.current_gradient_accumulation_steps)
-        added = self._losses(share)
+        added = self._losses()
         # The Trainer averages over processes, and over micro-batches unless the loss is scaled already.
         is_scaled = trainer.loss_is_scaled_for_ga
         if is_scaled is None:
@@ -351,98 +336,14 @@ class RouterLoss(TrainerCallback):
         loss = loss + (added * factor).to(device=loss.device, dtype=loss.dtype)
         return (loss, outputs) if return_outputs else loss
 
-    def _losses(self, share: float) -> Tensor:
-        """What this micro-batch adds to the loss of the optimizer step, whose parts add up to the whole."""
-        if self.scope == "global":
-            added, values = self._global_part(share)
-        else:
-            sums = self._take_sums(num_parts=None if self.scope == "sequence" else 1)
-            layers = self._unpack(sums)
-            present = torch.stack([layer.tokens for layer in layers]).sum(dim=0) > 0
-            by_part = losses_of_sums(layers, per=self.per, pooling=self.pooling)
-            values = {
-                name: torch.where(present, value, 0).sum() / present.sum().clamp(min=1)
-                for name, value in by_part.items()
-            }
-            added = share * self._weighted(values)
-        static = self._orthogonality()
-        added = added + share * self._weighted(static).to(added.device)
+    def _losses(self) -> Tensor:
+        num_batches, num_processes = self._trainer.current_gradient_accumulation_steps, self._num_processes
+        sums = self._take_sums(num_parts=None if self.scope == "sequence" else 1)
+        added, values = self._parts().part(sums, num_batches=num_batches, num_processes=num_processes)
+        static = orthogonality_losses(self._routers, self.coefficients)
+        added = added + self._parts().weighted(static).to(added.device) / (num_batches * num_processes)
         values = {name: value.detach() for name, value in (values | static).items() if name in self.coefficients}
         for name, value in values.items():
             self._logged.setdefault(name, []).append(value.to(added.device, exact_type(added.device)))
         self._last = values
         return added
-
-    def _global_part(self, share: float) -> tuple[Tensor, dict[str, Tensor]]:
-        sums = self._take_sums(num_parts=1)
-        self._num_done += 1
-        so_far = sums.detach() if self._sums_so_far is None else self._sums_so_far + sums.detach()
-        self._sums_so_far = so_far
-        num_batches = self._trainer.current_gradient_accumulation_steps
-        if self._totals is not None:
-            totals = self._totals
-            if self._num_done == num_batches:
-                self._compare(so_far)
-        else:
-            totals = self._reduce(so_far) * (num_batches / self._num_done)
-        totals = totals.detach().requires_grad_()
-        with torch.enable_grad():
-            values = {
-                name: value[0]
-                for name, value in losses_of_sums(self._unpack(totals), per=self.per, pooling=self.pooling).items()
-            }
-            whole = self._weighted(values)
-        if not whole.requires_grad:
-            return whole, values
-        (slope,) = torch.autograd.grad(whole, totals)
-        part = (slope * sums).sum()
-        # The gradient is that of `part`; the value is an equal share of the whole.
-        return part - part.detach() + share * whole.detach(), values
-
-    def _compare(self, sums: Tensor) -> None:
-        assert self._expected is not None  # noqa: S101 - _totals are set with it
-        counts = [layer.counts for layer in self._unpack(sums)]
-        expected = [layer.counts for layer in self._unpack(self._expected)]
-        moved = sum(((a - b).abs().sum() / 2 for a, b in zip(counts, expected, strict=True)), start=sums.new_zeros(()))
-        share = (moved / torch.stack([count.sum() for count in counts]).sum().clamp(min=1)).item()
-        if share > 0.01:
-            warnings.warn(
-                f"{share:.1%} of the choices of experts differ between the pass that counts and the pass that trains, "
-                "so that the global losses are only near; the model draws random numbers outside of torch, or changes "
-                "between forwards",
-                stacklevel=2,
-            )
-
-    def _unpack(self, sums: Tensor) -> list[TokenSums]:
-        assert self._tap is not None  # noqa: S101 - attach sets it
-        return unpack(sums, [router.num_experts for router in self._tap.routers])
-
-    def _weighted(self, values: Mapping[str, Tensor]) -> Tensor:
-        parts = [self.coefficients[name] * value for name, value in values.items() if name in self.coefficients]
-        return torch.stack(parts).sum() if parts else torch.zeros(())
-
-    def _orthogonality(self) -> dict[str, Tensor]:
-        assert self._tap is not None  # noqa: S101 - attach sets it
-        values: dict[str, Tensor] = {}
-        if "orthogonality" in self.coefficients:
-            rows = [router.weight for router in self._tap.routers]
-            values["orthogonality"] = _sum_of_orthogonality([row for row in rows if row is not None])
-        if "expert_orthogonality" in self.coefficients:
-            stacks = [
-                tensor
-                for router in self._tap.routers
-                if router.experts is not None
-                for tensor in router.experts.parameters()
-                if tensor.dim() == 3
-            ]
-            values["expert_orthogonality"] = _sum_of_orthogonality(stacks)
-        return values
-
-
-def _sum_of_orthogonality(weights: list[Tensor]) -> Tensor:
-    if not weights:
-        raise ValueError(
-            "the routers, or experts, of this model have no weight with one row for each expert; leave the "
-            "orthogonality out"
-        )
-    return torch.stack([orthogonality_loss(weight).to(weights[0].device) for weight in weights]).sum()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hf_mixture.moe.anatomy import RouterOutput
 from hf_mixture.moe.routers.base import LinearRouter, RouterShape, full_precision
+from hf_mixture.moe.routers.losses import smooth_load
 from hf_mixture.moe.routers.registry import register_router
 
 
@@ -54,6 +55,9 @@ class NoisyTopkRouter(LinearRouter):
     def __init__(self, shape: RouterShape, *, bias: bool = False) -> None:
         super().__init__(shape, bias=bias)
         self.noise_weight = nn.Parameter(torch.empty(shape.num_experts, shape.hidden_size))
+        # The load loss asks for it, and takes it after each forward.
+        self.keeps_load = False
+        self.load: Tensor | None = None
 
     def reset_parameters(self, std: float) -> None:
         """Draw the gate, and set the noise weight to zero as the paper does: a spread of log 2 for every expert."""
@@ -67,4 +71,7 @@ class NoisyTopkRouter(LinearRouter):
             return route_noisy_topk(logits, self.top_k)
         spread = F.linear(hidden, self.noise_weight)
         noise = torch.randn_like(full_precision(logits))
+        if self.keeps_load:
+            clean, std = full_precision(logits), F.softplus(full_precision(spread))
+            self.load = smooth_load(clean, clean + noise * std, std, self.top_k)
         return route_noisy_topk(logits, self.top_k, spread=spread, noise=noise)

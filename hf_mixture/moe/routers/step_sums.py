@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from hf_mixture.moe.anatomy import MoeRouter, RouterOutput
+from hf_mixture.moe.anatomy import MoeRouter
 from hf_mixture.moe.anatomy.rule import scores_of
 from hf_mixture.moe.routers.losses import (
     Per,
@@ -28,6 +28,7 @@ from hf_mixture.moe.routers.losses import (
     probability_sums,
     squared_cov,
 )
+from hf_mixture.moe.routers.tap import Decision, Decisions
 
 
 Pooling = Literal["sum", "pooled"]
@@ -40,6 +41,7 @@ class TokenSums(NamedTuple):
         counts: Choices of each expert [P, E].
         probabilities: Sums of the probabilities [P, E].
         gates: Sums of the gate weights [P, E].
+        loads: Sums of the probabilities of being chosen [P, E]; zeros where the router does not tell them.
         squares: Sums of logsumexp^2 [P].
         tokens: Tokens [P].
     """
@@ -47,6 +49,7 @@ class TokenSums(NamedTuple):
     counts: Tensor
     probabilities: Tensor
     gates: Tensor
+    loads: Tensor
     squares: Tensor
     tokens: Tensor
 
@@ -72,19 +75,19 @@ def router_probabilities(router: MoeRouter, logits: Tensor) -> Tensor:
     return (scores / scores.sum(dim=-1, keepdim=True).clamp(min=1e-20))[:, : router.num_experts]
 
 
-def token_sums(router: MoeRouter, output: RouterOutput, mask: Tensor | None, num_parts: int) -> TokenSums:
+def token_sums(router: MoeRouter, decision: Decision, mask: Tensor | None, num_parts: int) -> TokenSums:
     """Sum what one router says about the tokens that are not padding.
 
     Args:
         router: The router.
-        output: What it says about T tokens.
+        decision: What it says about T tokens.
         mask: 1 where a token counts, T values; None where all count.
         num_parts: P.
 
     Returns:
         The sums, in float64 where the device has it.
     """
-    logits, weights, indices = output
+    (logits, weights, indices), load = decision
     if mask is not None:
         mask = mask.reshape(-1).bool()
         # Whatever stands at padding, infinite values included, gets no gradient.
@@ -97,15 +100,54 @@ def token_sums(router: MoeRouter, output: RouterOutput, mask: Tensor | None, num
         choices_by_part(indices, num_experts, mask=mask, num_parts=num_parts).to(dtype),
         sums,
         choices_by_part(indices, num_experts, values=weights.to(dtype), mask=mask, num_parts=num_parts),
+        torch.zeros_like(sums)
+        if load is None
+        else probability_sums(load, mask=mask, num_parts=num_parts, dtype=dtype)[0],
         probability_sums(squares, mask=mask, num_parts=num_parts, dtype=dtype)[0][:, 0],
         tokens.to(dtype),
     )
 
 
+def sums_of_decisions(
+    routers: Sequence[MoeRouter], decisions: Decisions, mask: Tensor | None, num_parts: int, device: torch.device
+) -> list[TokenSums]:
+    """Sum what all routers say in one forward.
+
+    Args:
+        routers: The routers.
+        decisions: What each of them decided, call by call.
+        mask: 1 where a token counts; None where all count.
+        num_parts: P.
+        device: Where the sums are made, if no router was called.
+
+    Returns:
+        The sums of each layer, on one device.
+
+    Raises:
+        ValueError: A router that can be trained was called without gradients in a forward with gradients.
+    """
+    device = next((call.output.logits.device for calls in decisions for call in calls), device)
+    layers = []
+    for router, calls in zip(routers, decisions, strict=True):
+        sums = zero_sums(router, num_parts, device)
+        trainable = torch.is_grad_enabled() and any(p.requires_grad for p in router.module.parameters())
+        for call in calls:
+            if trainable and not call.output.logits.requires_grad:
+                raise ValueError(
+                    f"the logits of {router.path} carry no gradient, so that the losses would not train it: its layer "
+                    "runs without gradients. Where gradient checkpointing does this, pass "
+                    "gradient_checkpointing_kwargs={'use_reentrant': False}"
+                )
+            more = token_sums(router, call, mask, num_parts)
+            sums = TokenSums(*(a + b.to(device) for a, b in zip(sums, more, strict=True)))
+        layers.append(sums)
+    return layers
+
+
 def zero_sums(router: MoeRouter, num_parts: int, device: torch.device) -> TokenSums:
     """Return the sums over no tokens."""
     zeros = torch.zeros(num_parts, router.num_experts, device=device, dtype=exact_type(device))
-    return TokenSums(zeros, zeros, zeros, zeros[:, 0], zeros[:, 0])
+    return TokenSums(zeros, zeros, zeros, zeros, zeros[:, 0], zeros[:, 0])
 
 
 def exact_type(device: torch.device) -> torch.dtype:
@@ -128,10 +170,11 @@ def unpack(packed: Tensor, num_experts: Sequence[int]) -> list[TokenSums]:
     Returns:
         The sums of each layer.
     """
-    sizes = [size for count in num_experts for size in (count, count, count, 1, 1)]
-    parts = iter(packed.split(sizes, dim=-1))
+    sizes = [size for count in num_experts for size in (*[count] * 4, 1, 1)]
+    parts = packed.split(sizes, dim=-1)
     return [
-        TokenSums(next(parts), next(parts), next(parts), next(parts)[..., 0], next(parts)[..., 0]) for _ in num_experts
+        TokenSums(*parts[first : first + 4], *(part[..., 0] for part in parts[first + 4 : first + 6]))
+        for first in range(0, len(parts), 6)
     ]
 
 
@@ -145,7 +188,7 @@ def losses_of_sums(layers: Sequence[TokenSums], *, per: Per, pooling: Pooling) -
             are taken together, as in transformers.
 
     Returns:
-        Losses [P] by name: `load_balance`, `importance`, `z`.
+        Losses [P] by name: `load_balance`, `importance`, `load`, `z`.
     """
     if pooling == "pooled":
         layers = [TokenSums(*(torch.stack(values).sum(dim=0) for values in zip(*layers, strict=True)))]
@@ -154,6 +197,7 @@ def losses_of_sums(layers: Sequence[TokenSums], *, per: Per, pooling: Pooling) -
             [balance_of_sums(sums.counts, sums.probabilities, sums.tokens, per=per) for sums in layers]
         ),
         "importance": _total([squared_cov(sums.gates) for sums in layers]),
+        "load": _total([squared_cov(sums.loads) for sums in layers]),
         "z": _total([sums.squares / sums.tokens.clamp(min=1) for sums in layers]),
     }
 

@@ -7,15 +7,28 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_mixture.moe.anatomy import MoeRouter, RouterOutput, find_routers
+from hf_mixture.moe.routers.noisy import NoisyTopkRouter
 
 
-Decisions = Sequence[Sequence[RouterOutput]]
+class Decision(NamedTuple):
+    """One call of a router.
+
+    Args:
+        output: What it decided for T tokens.
+        load: Probability that each expert is chosen [T, E], from a noisy router that is asked for it.
+    """
+
+    output: RouterOutput
+    load: Tensor | None
+
+
+Decisions = Sequence[Sequence[Decision]]
 
 
 class RouterTap:
@@ -37,7 +50,7 @@ class RouterTap:
         self.routers: tuple[MoeRouter, ...] = find_routers(model)
         self._model = model
         self._receive = receive
-        self._decisions: list[list[RouterOutput]] | None = None
+        self._decisions: list[list[Decision]] | None = None
         self._handles: list[RemovableHandle] = []
 
     def attach(self) -> None:
@@ -58,8 +71,12 @@ class RouterTap:
         self._decisions = [[] for _ in self.routers] if model.training else None
 
     def _note(self, place: int, output: RouterOutput) -> None:
-        if self._decisions is not None:
-            self._decisions[place].append(output)
+        if self._decisions is None:
+            return
+        module, load = self.routers[place].module, None
+        if isinstance(module, NoisyTopkRouter):
+            load, module.load = module.load, None
+        self._decisions[place].append(Decision(output, load))
 
     def _end(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         decisions, self._decisions = self._decisions, None
@@ -69,7 +86,7 @@ class RouterTap:
         if mask is not None:
             for router, calls in zip(self.routers, decisions, strict=True):
                 for call in calls:
-                    _check_tokens(router, call, mask)
+                    _check_tokens(router, call.output, mask)
         self._receive(decisions, mask)
 
 

@@ -13,6 +13,9 @@ from accelerate import PartialState
 from torch import nn
 from transformers import MixtralConfig, MixtralForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
+from hf_mixture.moe.anatomy import find_routers
+from hf_mixture.moe.routers import replace_routers
+from hf_mixture.moe.routers.balance import LossFreeBalanceCallback
 from hf_mixture.moe.routers.loss_callback import RouterLoss
 
 
@@ -79,8 +82,27 @@ class Gradients(TrainerCallback):
         self.steps.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
 
 
+def train_balanced(folder: Path, batch: int, accumulation: int = 1, **options) -> torch.Tensor:
+    """The selection biases [L, E] after training with `LossFreeBalanceCallback`."""
+    model = build_model()
+    replace_routers(model, "sigmoid_bias")
+    callback = LossFreeBalanceCallback(rate=0.01)
+    train(folder, batch, accumulation, model=model, callbacks=[callback], **options)
+    assert callback.num_updates == NUM_STEPS
+    return torch.stack([router.bias.tensor for router in find_routers(model)])
+
+
 def train(
-    folder: Path, batch: int, accumulation: int = 1, *, model=None, arguments=None, compute=float64_loss, **loss
+    folder: Path,
+    batch: int,
+    accumulation: int = 1,
+    *,
+    model=None,
+    arguments=None,
+    compute=float64_loss,
+    callbacks=(),
+    resume=None,
+    **loss,
 ):
     """The stock Trainer; returns what was logged, and the gradients before each optimizer step."""
     args = TrainingArguments(
@@ -88,14 +110,13 @@ def train(
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
         optim="sgd",
-        max_grad_norm=0.0,
         logging_steps=1,
         train_sampling_strategy="sequential",
-        save_strategy="no",
         report_to="none",
         use_cpu=True,
         disable_tqdm=True,
-        **{"max_steps": NUM_STEPS, "learning_rate": 1e-2} | (arguments or {}),
+        **{"max_steps": NUM_STEPS, "learning_rate": 1e-2, "save_strategy": "no", "max_grad_norm": 0.0}
+        | (arguments or {}),
     )
     gradients = Gradients()
     trainer = Trainer(
@@ -104,11 +125,11 @@ def train(
         train_dataset=rows(),
         data_collator=collate,
         compute_loss_func=compute,
-        callbacks=[gradients],
+        callbacks=[gradients, *callbacks],
     )
     if loss:
         RouterLoss(**loss).attach(trainer)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     names = [name for name in entries[0] if name == "loss" or name.startswith("router/")]
     logs = torch.tensor([[entry[name] for name in names] for entry in entries], dtype=torch.float64)
@@ -131,12 +152,14 @@ def main(folder: Path) -> None:
         "running": train(folder / f"of_{state.process_index}", 4, **CASES["running"]),
         "stock": train(folder / f"of_{state.process_index}", 4, compute=None, **COEFFICIENTS),
     }
+    biases = train_balanced(folder / f"of_{state.process_index}", 4)
     if state.is_main_process:
         results = {f"{name}/logs": logs for name, (_, logs, _) in runs.items()}
         for name, (_, _, steps) in runs.items():
             results |= {
                 f"{name}/{i}/{tensor}": value for i, step in enumerate(steps) for tensor, value in step.items()
             }
+        results["biases"] = biases
         torch.save(results, folder / "results.pt")
     state.destroy_process_group()
 

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from two_processes import run_on_two
 
+from hf_mixture.moe.routers import replace_routers
 from hf_mixture.moe.routers.loss_callback import RouterLoss
 
 
@@ -78,6 +79,14 @@ def test_other_ways_of_counting_do_differ(two, tmp_path, case):
     if case == "running":
         # Without accumulation there is nothing to run over.
         assert worst(whole, gradients_of(two, case, 0)) < 1e-10
+
+
+def test_loss_free_balance_on_two_processes(two, tmp_path):
+    """Counts of both processes move the bias: the same as in one process with all rows."""
+    one = worker["train_balanced"](tmp_path, 8)
+    assert torch.equal(one, two["biases"])
+    assert one.abs().max() > 0
+    assert not torch.equal(one, worker["train_balanced"](tmp_path, 4))
 
 
 def test_loss_of_the_model_itself(two, tmp_path):
@@ -151,6 +160,28 @@ def test_reentrant_checkpointing_is_refused(tmp_path):
     arguments = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
     with pytest.raises(ValueError, match="use_reentrant"):
         train(tmp_path, 8, arguments=arguments, load_balance=0.5)
+
+
+def test_load_of_noisy_routers(tmp_path):
+    """The smooth load moves gates and spreads; noise falls the same way in the pass that counts."""
+
+    def nothing(outputs, labels, num_items_in_batch=None):
+        return outputs.logits.sum() * 0.0
+
+    model = build_model()
+    replace_routers(model, "noisy_topk")
+    names, logs, steps = train(tmp_path, 4, 2, model=model, compute=nothing, load=1.0)
+    assert names == ["loss", "router/load"]
+    assert logs[0, 1] > 0
+    assert logs[0, 0].item() == pytest.approx(logs[0, 1].item(), abs=1e-5)
+    for kind in ("weight", "noise_weight"):
+        assert steps[0][f"model.layers.1.mlp.gate.{kind}"].abs().max() > 1e-4
+    gate = model.model.layers[0].mlp.gate
+    assert not gate.keeps_load
+    assert gate.load is None
+    args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    with pytest.raises(ValueError, match=r"no noise.*replace_routers\(model, 'noisy_topk'\)"):
+        RouterLoss(load=0.1).attach(Trainer(build_model(), args))
 
 
 def test_dropout_falls_the_same_way_in_both_passes(tmp_path, recwarn):
