@@ -32,7 +32,15 @@ def register_model_types() -> None:
     AutoModelForCausalLM.register(MixtureOfThoughtsConfig, MixtureOfThoughtsForCausalLM, exist_ok=True)
 
 
+def register_routers() -> None:
+    """Let models that were saved with other routers get them back when they are loaded."""
+    from hf_mixture.moe.router_loading import register_router_loading
+
+    register_router_loading()
+
+
 def register_all() -> None:
     """Register everything; called once by `import hf_mixture`."""
     register_peft_types()
     register_model_types()
+    register_routers()

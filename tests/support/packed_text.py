@@ -38,7 +38,7 @@ def train_tokenizer(texts: list[str], vocab_size: int = 400) -> Any:
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>")  # noqa: S106
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>")
 
 
 def write_packs(folder: Path) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
     return TOKENIZERS[family](SIZES[family])
 
 
-def tiny_expert(family: str, seed: int = 0) -> PreTrainedModel:
+def tiny_expert(family: str, seed: int = 0, **overrides: int) -> PreTrainedModel:
     """A model of a family with random weights that are large enough to matter."""
     vocab = len(tokenizer_of(family))
     heads = {"num_attention_heads": 4, "intermediate_size": 48}
@@ -107,6 +107,8 @@ def tiny_expert(family: str, seed: int = 0) -> PreTrainedModel:
     config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id
     config.initializer_range = 0.2
+    for name, value in overrides.items():
+        setattr(config, name, value)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config).eval()

@@ -101,7 +101,8 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
 
     config_class = MixtureOfThoughtsConfig
     base_model_prefix = ""
-    main_input_name = "expert_inputs"
+    # The Trainer counts the elements of this one, if the batch has it; a mixture has ids in several vocabularies.
+    main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True

@@ -91,11 +91,8 @@ def _router(path: str, module: nn.Module, family: Family, modules: Mapping[str, 
     num_experts = _count(module, block, ("num_experts", "moe_num_experts"), path)
     top_k = _top_k(module, block, path)
     rule, reason = _rule(module, block, family)
-    owner_path = {"": path, "..": block_path, "moe_statics": f"{path}.moe_statics"}[family.bias_owner]
-    owner = modules.get(owner_path)
-    has_bias = bool(family.bias) and owner is not None and getattr(owner, family.bias, None) is not None
     gate_path = f"{path}.{family.gate}".rstrip(".")
-    gate = modules.get(gate_path)
+    gate = modules.get(gate_path) if getattr(module, "linear_gate", True) else None
     layer = next((int(part) for part in path.split(".") if part.isdigit()), None)
     experts_path = _experts_path(path, block_path, modules, num_experts)
     return MoeRouter(
@@ -110,13 +107,26 @@ def _router(path: str, module: nn.Module, family: Family, modules: Mapping[str, 
         rule=rule,
         reason=reason,
         layout=family.layout,
-        bias=SelectionBias(owner, family.bias, f"{owner_path}.{family.bias}") if has_bias and owner else None,
+        bias=_bias(path, module, family, modules),
         weight_path=f"{gate_path}.weight" if isinstance(getattr(gate, "weight", None), nn.Parameter) else None,
         weight_module=gate if isinstance(getattr(gate, "weight", None), nn.Parameter) else None,
         expert_scale_name=family.expert_scale,
         experts_path=experts_path,
         experts=None if experts_path is None else modules[experts_path],
     )
+
+
+def _bias(path: str, module: nn.Module, family: Family, modules: Mapping[str, nn.Module]) -> SelectionBias | None:
+    """The selection bias, the name of which routers of the registry say themselves; else where the family keeps it."""
+    own: str | None = getattr(module, "selection_bias", None)
+    if own is not None:
+        return SelectionBias(module, own, f"{path}.{own}") if own else None
+    block_path = path.rpartition(".")[0]
+    owner_path = {"": path, "..": block_path, "moe_statics": f"{path}.moe_statics"}[family.bias_owner]
+    owner = modules.get(owner_path)
+    if not family.bias or owner is None or getattr(owner, family.bias, None) is None:
+        return None
+    return SelectionBias(owner, family.bias, f"{owner_path}.{family.bias}")
 
 
 def _rule(module: nn.Module, block: nn.Module, family: Family) -> tuple[SelectionRule | None, str]:
@@ -140,9 +150,11 @@ def _count(module: nn.Module, block: nn.Module, names: tuple[str, ...], path: st
 
 
 def _top_k(module: nn.Module, block: nn.Module, path: str) -> int:
+    # These choose as many experts as their code says, whatever the configuration says; a router of the registry in
+    # their place has a number of its own.
+    fixed = {"SwitchTransformersTop1Router": 1, "NllbMoeTop2Router": 2, "PhimoeTopKRouter": 2}
     name = next(base.__name__ for base in type(module).__mro__ if base.__name__ in FAMILIES)
-    fixed = {"SwitchTransformersTop1Router": 1, "NllbMoeTop2Router": 2}
-    if name in fixed:
+    if name in fixed and not hasattr(module, "selection_bias"):
         return fixed[name]
     return _count(module, block, ("top_k", "top_k_experts"), path)
 
