@@ -134,7 +134,7 @@ def _edits_of(folder: Path, model: Any) -> ExpertEdits:
     document = getattr(model.config, CONFIG_FIELD, None)
     if document is None:
         raise ValueError(
-            f"{folder} has no {FILE_NAME}, and the configuration of the model has no field {CONFIG_FIELD!r}; write the "
-            "one with ExpertEdits.save_pretrained, or the other as config.mote = edits.to_dict()"
+            f"{folder} has no {FILE_NAME}, and the configuration of the model has no field {CONFIG_FIELD!r}; write "
+            "the one with ExpertEdits.save_pretrained, or the other as config.mote = edits.to_dict()"
         )
     return ExpertEdits.from_json(json.dumps(document), where=f"config.{CONFIG_FIELD}")
