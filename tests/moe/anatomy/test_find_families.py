@@ -226,3 +226,18 @@ def test_the_rule_routes_as_the_router(readable):
 @pytest.mark.parametrize(("family", "overrides"), VARIANTS)
 def test_the_rule_follows_the_settings(family, overrides):
     check_rules(*tiny(family, **overrides))
+
+
+def test_transformers_runs_two_experts_of_nllb_whatever_its_router_chooses():
+    """The block of transformers 5.23 hands the one-hot mask of the router to its experts as if it held indices.
+
+    The reading of these routers is thus what the router decides, and not what is computed; this test fails when
+    transformers repairs the block.
+    """
+    model, inputs = tiny("nllb-moe")
+    router = find_routers(model)[0]
+    experts = dict(router.experts.named_children())
+    with recorded_calls([router.module, *experts.values()]) as calls, torch.no_grad():
+        model(**inputs)
+    assert len(router.read(calls[router.module][2]).indices.unique()) > 2
+    assert {name for name, expert in experts.items() if expert in calls} == {"expert_0", "expert_1"}
