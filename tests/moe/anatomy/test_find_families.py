@@ -56,7 +56,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("lfm2_moe", {"norm_topk_prob": False}),
     ("mistral4", {"norm_topk_prob": False}),
     ("olmoe", {"norm_topk_prob": True}),
-    ("qwen3_moe", {"norm_topk_prob": False}),
+    ("qwen3_moe", {"norm_topk_prob": True}),
     ("unlimited_ocr", {"topk_method": "group_limited_greedy"}),
 ]
 
