@@ -50,7 +50,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("deepseek_v4", {"scoring_func": "sigmoid"}),
     ("flint", {"norm_topk_prob": False}),
     ("inkling2_text", {"scoring_func": "sqrtsoftplus"}),
-    ("kolibri1", {"norm_topk_prob": False}),
+    ("kolibri1", {"norm_topk_prob": True}),
     ("laguna", {"moe_router_logit_softcapping": 0.5}),
     ("lfm2_moe", {"use_expert_bias": False}),
     ("lfm2_moe", {"norm_topk_prob": False}),
