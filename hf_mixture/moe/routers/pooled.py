@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_mixture.moe.anatomy import RouterOutput
 from hf_mixture.moe.routers.allowed import route_allowed
-from hf_mixture.moe.routers.base import LinearRouter, full_precision
+from hf_mixture.moe.routers.base import LinearRouter, RouterShape, full_precision
 from hf_mixture.moe.routers.registry import register_router
 
 
@@ -51,6 +51,9 @@ class ContextRouter(LinearRouter):
 
     # The logits are those of the mean, not of the token.
     linear_gate = False
+
+    def __init__(self, shape: RouterShape) -> None:
+        super().__init__(shape)
 
     def route(self, hidden: Tensor) -> RouterOutput:
         """Choose for each sequence."""

@@ -80,7 +80,8 @@ def test_a_run_that_is_resumed_ends_like_one_that_was_not(name, worker, tmp_path
 def test_a_fresh_process_needs_import_hf_mixture_and_nothing_else(two, worker):
     saved = worker["build_model"]("cosine", projection_dim=8)
     loaded = torch.load(two / "logits.pt", weights_only=True)
-    assert torch.equal(loaded, logits_of(saved))
+    # Two processes may add float32 numbers in different orders.
+    torch.testing.assert_close(loaded, logits_of(saved), rtol=0, atol=2e-6)
 
 
 def test_two_processes_train_like_one_with_the_doubled_batch(two, worker, tmp_path):
