@@ -83,8 +83,10 @@ class LossFreeBalanceCallback(TrainerCallback, ExportableState):
         >>> model = MixtralForCausalLM(config)
         >>> replaced = replace_routers(model, "sigmoid_bias")
         >>> with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        ...     args = TrainingArguments(folder, max_steps=1, report_to=[], save_strategy="no", use_cpu=True)
-        ...     rows = [{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]}] * 16
+        ...     args = TrainingArguments(
+        ...         folder, max_steps=1, per_device_train_batch_size=1, report_to=[], save_strategy="no", use_cpu=True,
+        ...     )
+        ...     rows = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}]
         ...     balance = LossFreeBalanceCallback(rate=0.5)
         ...     _ = Trainer(model, args, train_dataset=rows, callbacks=[balance]).train()
         >>> balance.num_updates
