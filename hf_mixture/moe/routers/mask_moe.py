@@ -154,6 +154,21 @@ def set_token_frequencies(model: nn.Module, counts: Sequence[int] | Tensor, *, c
 
     Raises:
         ValueError: The model has no such routers, or `counts` has not one entry for each id.
+
+    Example:
+        >>> from transformers import MixtralConfig, MixtralForCausalLM
+        >>> from hf_mixture.moe.routers import replace_routers
+        >>> from hf_mixture.moe.routers.mask_moe import set_token_frequencies
+        >>> config = MixtralConfig(
+        ...     vocab_size=4, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        ...     num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=1,
+        ... )
+        >>> model = MixtralForCausalLM(config)
+        >>> replaced = replace_routers(model, "mask_moe", vocab_size=4, num_frequent=0)
+        >>> set_token_frequencies(model, [5, 80, 0, 15], coverage=0.9)
+        2
+        >>> model.model.layers[0].mlp.gate.visible.sum(dim=1).tolist()
+        [1, 4, 1, 4]
     """
     routers = [module for module in model.modules() if isinstance(module, MaskMoeRouter)]
     if not routers:
