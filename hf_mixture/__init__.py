@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from hf_mixture.data.tokenise import pack_tokens as pack_tokens
     from hf_mixture.data.trainer import MixtureCallback as MixtureCallback
     from hf_mixture.methods import list_methods as list_methods
+    from hf_mixture.metrics import load_metric as load_metric
     from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import (
         MixtureOfThoughtsConfig as MixtureOfThoughtsConfig,
     )
@@ -73,6 +74,24 @@ if TYPE_CHECKING:
     )
     from hf_mixture.moe.anatomy.describe import describe_moe as describe_moe
     from hf_mixture.moe.anatomy.find import find_routers as find_routers
+    from hf_mixture.moe.mote.auto import AutoMoTE as AutoMoTE
+    from hf_mixture.moe.mote.bake import bake as bake
+    from hf_mixture.moe.mote.edit import ExpertEdit as ExpertEdit
+    from hf_mixture.moe.mote.edits import ExpertEdits as ExpertEdits
+    from hf_mixture.moe.mote.patch import tune_experts as tune_experts
+    from hf_mixture.moe.routers.balance import LossFreeBalanceCallback as LossFreeBalanceCallback
+    from hf_mixture.moe.routers.levels_collator import LevelDataCollator as LevelDataCollator
+    from hf_mixture.moe.routers.loss_callback import RouterLoss as RouterLoss
+    from hf_mixture.moe.routers.mask_moe import set_token_frequencies as set_token_frequencies
+    from hf_mixture.moe.routers.registry import list_routers as list_routers
+    from hf_mixture.moe.routers.registry import register_router as register_router
+    from hf_mixture.moe.routers.replace import replace_routers as replace_routers
+    from hf_mixture.moe.routers.transforms.granular import upcycle_granular as upcycle_granular
+    from hf_mixture.moe.routers.transforms.merge import merge_experts as merge_experts
+    from hf_mixture.moe.routers.transforms.prune import prune_experts as prune_experts
+    from hf_mixture.moe.routers.upcycle import upcycle as upcycle
+    from hf_mixture.moe.trace.callback import RouterTraceCallback as RouterTraceCallback
+    from hf_mixture.moe.trace.trace import load_trace as load_trace
 
 __version__ = "0.1.0.dev0"
 

@@ -24,6 +24,23 @@ class AutoMoTE:
 
     The edits lie in `expert_edits.json`, beside a model, beside an adapter, or alone; or in the field `mote` of
     `config.json`, with the same content. No code of the repository is run.
+
+    Raises:
+        TypeError: If it is instantiated; use `from_pretrained`.
+
+    Example:
+        >>> from transformers import MixtralConfig, MixtralForCausalLM
+        >>> from hf_mixture import AutoMoTE, ExpertEdit, ExpertEdits
+        >>> config = MixtralConfig(
+        ...     vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        ...     num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+        ... )
+        >>> MixtralForCausalLM(config).save_pretrained("base")
+        >>> edit = ExpertEdit(module="model.layers.1.mlp.gate", expert=3, op="off")
+        >>> path = ExpertEdits([edit]).save_pretrained("edits")
+        >>> model = AutoMoTE.from_pretrained("edits", base_model="base")
+        >>> type(model).__name__
+        'MixtralForCausalLM'
     """
 
     def __init__(self) -> None:

@@ -88,7 +88,11 @@ class ExpertEdits:
         return len(self.edits)
 
     def by_module(self) -> dict[str, list[ExpertEdit]]:
-        """The edits of each router, in their order."""
+        """Group the edits by router.
+
+        Returns:
+            For each router path its edits, in their order.
+        """
         groups: dict[str, list[ExpertEdit]] = {}
         for edit in self.edits:
             groups.setdefault(edit.module, []).append(edit)
@@ -166,7 +170,10 @@ class ExpertEdits:
         )
 
     def to_json(self) -> str:
-        """The text of `expert_edits.json`: fixed key order, one final newline.
+        """Write the text of `expert_edits.json`: fixed key order, one final newline.
+
+        Returns:
+            JSON.
 
         Raises:
             ValueError: If `scores` or `provenance` is not plain JSON.
@@ -176,7 +183,11 @@ class ExpertEdits:
         return dump(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `expert_edits.json` as a dictionary, for `config.mote`."""
+        """Give the content of `expert_edits.json` as a dictionary, for `config.mote`.
+
+        Returns:
+            JSON values.
+        """
         import json
 
         document: dict[str, Any] = json.loads(self.to_json())

@@ -59,13 +59,13 @@ def upcycle_granular(
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> from hf_mixture import upcycle_granular
         >>> config = LlamaConfig(
-        ...     vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+        ...     vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
         ... )
         >>> dense = LlamaForCausalLM(config).eval()
         >>> moe = upcycle_granular(dense, num_copies=2, granularity=4, top_k=4)
         >>> ids = torch.arange(8)[None]
         >>> moe.config.num_local_experts, moe.config.intermediate_size
-        (8, 6)
+        (8, 8)
         >>> torch.allclose(moe(ids).logits, dense(ids).logits, atol=1e-5)
         True
     """
