@@ -46,14 +46,25 @@ def test_greedy_decoding_is_the_argmax_of_recomputation_for_every_row(policy):
 
 
 def test_peers_read_along_only_when_they_stream():
-    texts = {}
+    logits = {}
     for policy in ("prompt", "stream"):
         model, processor = tiny_mixture(("llama", "bloom"), peer_decode=policy, num_active_experts=2)
+        # A model of random weights seldom ends a word; the answer is therefore given token by token.
+        answer = processor.tokenizers[0](" of words that end", add_special_tokens=False)["input_ids"]
+        start = processor(PROMPTS[:1])["expert_inputs"][0]["input_ids"].shape[1]
         generated = model.generate(
-            **processor(PROMPTS), primary=torch.zeros(4, dtype=torch.long), processor=processor, max_new_tokens=48
+            **processor(PROMPTS[:1]),
+            primary=torch.zeros(1, dtype=torch.long),
+            processor=processor,
+            max_new_tokens=len(answer),
+            prefix_allowed_tokens_fn=lambda _, ids, answer=answer, start=start: [answer[len(ids) - start]],
+            return_dict_in_generate=True,
+            output_logits=True,
         )
-        texts[policy] = processor.batch_decode(generated)
-    assert texts["prompt"] != texts["stream"]
+        assert generated.sequences[0].tolist()[start:] == answer
+        logits[policy] = torch.cat(generated.outputs[0].logits)
+    torch.testing.assert_close(logits["prompt"][0], logits["stream"][0])
+    assert (logits["prompt"][-1] - logits["stream"][-1]).abs().max() > 1e-3
 
 
 def test_beams_with_a_cache_are_those_of_recomputation():

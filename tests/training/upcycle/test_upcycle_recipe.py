@@ -86,9 +86,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     # The size follows the vocabulary, which is learned from the text of this machine.
     size = re.search(r"llama, ([\d,]+) parameters, 4 steps, 16 blocks of 32 tokens = 512 tokens", said)
     assert size is not None
-    # Each layer: 3 more copies of 3 * 32 * 48 weights, and a router of 8 rows; 2 of 8 shards are active.
-    moe = int(size[1].replace(",", "")) + 2 * (3 * 3 * 32 * 48 + 8 * 32)
-    assert f"to mixtral, {moe:,} parameters, {moe - 2 * 3 * 3 * 32 * 48 - 2 * 3 * 32 * 24 * 2:,} of them" in said
+    # Each layer: 3 more copies of 3 * 32 * 48 weights, and a router of 8 rows; 2 active shards are one dense MLP.
+    dense, routers = int(size[1].replace(",", "")), 2 * 8 * 32
+    moe = dense + 2 * 3 * (3 * 32 * 48) + routers
+    assert f"to mixtral, {moe:,} parameters, {dense + routers:,} of them" in said
     assert "4 copies of 2 shards, top 2" in said
     assert "seeds 0, 1" in said
     assert "sigmoid_bias; bias {'rate': 0.01}" in said
