@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if getattr(args, "needs_registration", True):
             finish_import()
-        return int(args.run(args))
+        code = int(args.run(args))
+        _leave_process_group()
+        return code
     except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
         if args.traceback:
             raise
@@ -78,6 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe has left; the interpreter flushes stdout again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _leave_process_group() -> None:
+    """Leave the group that a Trainer has joined: a process that exits with gloo's threads alive may abort."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def finish_import() -> None:

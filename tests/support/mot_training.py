@@ -126,3 +126,4 @@ if __name__ == "__main__":
     assert torch.distributed.get_world_size() == 2
     if torch.distributed.get_rank() == 0:
         (place / "losses.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()

@@ -139,3 +139,5 @@ if __name__ == "__main__":
             per_device_train_batch_size=4,
             learning_rate=0.0,
         )
+        # A process that exits with gloo's threads alive may abort.
+        torch.distributed.destroy_process_group()
