@@ -5,7 +5,6 @@ Letters: T tokens, B sequences, S positions, K chosen.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_mixture.moe.anatomy import MoeRouter, RouterOutput, find_routers
+from hf_mixture.moe.anatomy.call_inputs import named_inputs, padding_mask_of
 from hf_mixture.moe.routers.noisy import NoisyTopkRouter
 
 
@@ -82,24 +82,12 @@ class RouterTap:
         decisions, self._decisions = self._decisions, None
         if decisions is None:
             return
-        mask = _attention_mask(model, args, kwargs)
+        mask = padding_mask_of(named_inputs(model, args, kwargs))
         if mask is not None:
             for router, calls in zip(self.routers, decisions, strict=True):
                 for call in calls:
                     _check_tokens(router, call.output, mask)
         self._receive(decisions, mask)
-
-
-def _attention_mask(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    named = inspect.signature(model.forward).bind_partial(*args).arguments | kwargs if args else kwargs
-    mask = named.get("attention_mask")
-    if mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
-        form = f"of shape {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(
-            f"attention_mask {form} does not say which tokens are padding; pass the mask [batch, positions] with 1 at "
-            "tokens and 0 at padding"
-        )
-    return mask
 
 
 def _check_tokens(router: MoeRouter, call: RouterOutput, mask: Tensor) -> None:

@@ -5,7 +5,6 @@ Letters: L routers, T tokens, E experts, K chosen.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_mixture.moe.anatomy import MoeRouter, RouterOutput, find_routers
+from hf_mixture.moe.anatomy.call_inputs import named_inputs, padding_mask_of
 
 
 class RouterCounter:
@@ -73,7 +73,7 @@ class RouterCounter:
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._inside = model.training
-        self._mask = _attention_mask(model, args, kwargs) if model.training else None
+        self._mask = padding_mask_of(named_inputs(model, args, kwargs)) if model.training else None
 
     def _end(self, *_: Any) -> None:
         self._inside, self._mask = False, None
@@ -99,15 +99,3 @@ class RouterCounter:
         classes = indices.to(torch.int64).clamp(max=router.num_experts).reshape(-1)
         sums.index_add_(0, classes, valid.repeat_interleave(indices.shape[-1]))
         sums[-1] += valid.sum()
-
-
-def _attention_mask(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    named = inspect.signature(model.forward).bind_partial(*args).arguments | kwargs if args else kwargs
-    mask = named.get("attention_mask")
-    if mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
-        form = f"of shape {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(
-            f"attention_mask {form} does not say which tokens are padding; pass the mask [batch, positions] with 1 at "
-            "tokens and 0 at padding"
-        )
-    return mask
