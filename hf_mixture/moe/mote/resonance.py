@@ -6,7 +6,7 @@ router ranks, N the sum of E over routers.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Literal, get_args
 
@@ -19,7 +19,7 @@ from hf_mixture._compat.experts import interface_problem
 from hf_mixture.moe.anatomy import MoeRouter, RouterOutput, UnsupportedRouterError, find_routers
 from hf_mixture.moe.anatomy.call_inputs import named_inputs, padding_mask_of
 from hf_mixture.moe.anatomy.rule import scores_of
-from hf_mixture.moe.mote.resonance_maps import FtriMaps, facts_of
+from hf_mixture.moe.mote.resonance_maps import FtriMaps, ModelFacts, facts_of
 from hf_mixture.moe.mote.token_slices import TokenBatch, TokenSlice, check_slice, chosen_tokens, slice_name
 
 
@@ -89,9 +89,10 @@ class FtriCollector:
         self._model = _bare(model)
         self._eos = _eos_of(self._model, eos_token_id)
         self._handles: list[RemovableHandle] = []
-        self._counts: list[list[Tensor]] = [[] for _ in self.routers]
-        self._values: list[list[Tensor]] = [[] for _ in self.routers]
+        self._counts: list[list[Tensor]] = []
+        self._values: list[list[Tensor]] = []
         self._tokens: list[Tensor] = []
+        self._forget()
         self._ended: Tensor | None = None
         self._marks: Tensor | None = None
         self._called = False
@@ -114,8 +115,26 @@ class FtriCollector:
         self._handles.clear()
         self._marks = None
 
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """The model, with a hash of its routers, which takes a moment."""
+        return facts_of(self._model, self.routers)
+
+    def take(self) -> FtriMaps:
+        """Return what has been counted, and begin anew.
+
+        Returns:
+            The maps of the prompts since the last call.
+
+        Raises:
+            ValueError: If no prompt was run.
+        """
+        maps = self.maps()
+        self._forget()
+        return maps
+
     def maps(self) -> FtriMaps:
-        """Return what has been counted since the collector was made.
+        """Return what has been counted.
 
         Returns:
             The maps of all prompts, in the order in which they were run.
@@ -131,13 +150,18 @@ class FtriCollector:
             return np.concatenate([torch.cat([rows.cpu() for rows in part]).numpy()[:, :-1] for part in parts], axis=1)
 
         return FtriMaps(
-            facts=facts_of(self._model, self.routers),
+            facts=self.facts,
             counts=flat(self._counts),
             tokens=torch.cat([block.cpu() for block in self._tokens]).numpy(),
             values=None if self.statistic == "count" else flat(self._values),
             statistic=self.statistic,
             positions=slice_name(self.tokens),
         )
+
+    def _forget(self) -> None:
+        self._counts = [[] for _ in self.routers]
+        self._values = [[] for _ in self.routers]
+        self._tokens = []
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = named_inputs(model, args, kwargs)

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.moe.mote.resonance_maps import FtriSummary, ModelFacts
-from hf_mixture.moe.trace.trace import TracedRouter
+from hf_mixture.moe.mote.resonance_maps import FtriSummary, facts_from
 
 
 FILE_NAME = "ftri.safetensors"
@@ -75,35 +74,53 @@ def read(path: str | os.PathLike[str]) -> FtriSummary:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is truncated, not a map of this package, or of a newer format.
     """
-    from safetensors import SafetensorError, safe_open
-
     place = Path(path)
     if place.is_dir():
         place = place / FILE_NAME
-    if not place.is_file():
-        raise FileNotFoundError(f"{os.fspath(path)!r} has no {FILE_NAME}; `hf-mixture mote scan` writes one")
-    try:
-        with safe_open(place, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{place} is truncated or damaged ({error}); copy or download it again") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"{place} holds no maps of experts; `hf-mixture mote scan` writes them")
-    if header.get("version") != VERSION:
-        raise ValueError(
-            f"{place} has version {header.get('version')} of the format, and version {VERSION} is read here; use the "
-            "release of hf_mixture that wrote it"
-        )
+    header, tensors = open_tensors(place, FORMAT, VERSION)
     try:
         return _summary(header, tensors)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{place} is incomplete ({error!r}); copy or download it again") from None
 
 
+def open_tensors(place: Path, form: str, version: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the header and the tensors of a file of maps.
+
+    Args:
+        place: The file.
+        form: Its format.
+        version: Its version.
+
+    Returns:
+        Header and tensors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or of another format or version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not place.is_file():
+        raise FileNotFoundError(f"there is no {place}; `hf-mixture mote scan` writes it")
+    try:
+        with safe_open(place, framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{place} is truncated or damaged ({error}); copy or download it again") from None
+    if not isinstance(header, dict) or header.get("format") != form:
+        raise ValueError(f"{place} holds no maps of experts; `hf-mixture mote scan` writes them")
+    if header.get("version") != version:
+        raise ValueError(
+            f"{place} has version {header.get('version')} of the format, and version {version} is read here; use the "
+            "release of hf_mixture that wrote it"
+        )
+    return header, tensors
+
+
 def _summary(header: dict[str, Any], tensors: dict[str, Any]) -> FtriSummary:
-    given = header["facts"]
-    facts = ModelFacts(**{**given, "routers": tuple(TracedRouter(**router) for router in given["routers"])})
+    facts = facts_from(header["facts"])
     shape = (len(facts.routers), max(router.num_experts for router in facts.routers))
 
     def rows(kind: str) -> Any:

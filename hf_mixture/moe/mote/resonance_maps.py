@@ -47,6 +47,17 @@ class ModelFacts:
         """The router and the expert of each of the N columns of a map."""
         return [(router, expert) for router in self.routers for expert in range(router.num_experts)]
 
+    @property
+    def signature(self) -> dict[str, Any]:
+        """The fields of `ExpertEdits` that say which model edits are for."""
+        return {
+            "base_model_name_or_path": self.base_model_name_or_path,
+            "model_type": self.model_type,
+            "num_experts": {router.path: router.num_experts for router in self.routers},
+            "top_k": {router.path: router.top_k for router in self.routers},
+            "fingerprint": self.fingerprint,
+        }
+
     def split(self, row: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         """Split the last axis N of an array by router."""
         return np.split(row, np.cumsum([router.num_experts for router in self.routers])[:-1], axis=-1)
@@ -88,6 +99,11 @@ def facts_of(model: nn.Module, routers: Sequence[MoeRouter]) -> ModelFacts:
         base_model_name_or_path=getattr(config, "name_or_path", None) or None,
         quantization=None if method is None else str(getattr(method, "value", method)),
     )
+
+
+def facts_from(given: Mapping[str, Any]) -> ModelFacts:
+    """Make the facts of a model from the JSON of a file; wrong keys raise TypeError or KeyError."""
+    return ModelFacts(**{**given, "routers": tuple(TracedRouter(**router) for router in given["routers"])})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,6 +165,23 @@ class FtriMaps:
         places = np.asarray(chosen, dtype=np.int64)
         values = None if self.values is None else self.values[places]
         return replace(self, counts=self.counts[places], tokens=self.tokens[places], values=values)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[FtriMaps]) -> FtriMaps:
+        """Join the maps of one model, made with the same settings.
+
+        Args:
+            parts: At least one.
+
+        Returns:
+            The prompts of all parts, in their order.
+        """
+        return replace(
+            parts[0],
+            counts=np.concatenate([part.counts for part in parts]),
+            tokens=np.concatenate([part.tokens for part in parts]),
+            values=None if parts[0].values is None else np.concatenate([_values(part) for part in parts]),
+        )
 
     def gather(self) -> FtriMaps:
         """Collect the prompts of all processes, in the order of their ranks; a collective call.
@@ -323,6 +356,11 @@ def _check_labels(maps: FtriMaps, labels: Sequence[str]) -> list[str]:
         if list(labels).count(name) < 2:
             raise ValueError(f"class {name!r} has one prompt; at least 2 are needed: add prompts, or join classes")
     return classes
+
+
+def _values(maps: FtriMaps) -> Floats:
+    assert maps.values is not None  # noqa: S101 - parts are of one statistic
+    return maps.values
 
 
 def _gathered(array: npt.NDArray[Any]) -> Any:
