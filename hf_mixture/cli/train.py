@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -52,9 +53,17 @@ def run(args: argparse.Namespace) -> int:
     )
     command = ["hf-mixture", "train", args.recipe, *(["--smoke"] if args.smoke else [])]
     command += [*(["--model", args.model] if args.model else []), *words]
+    return run_resumably(
+        shlex.join(command),
+        lambda text: run_recipe(recipe, resume=args.resume, dry_run=args.dry_run, command=text),
+    )
+
+
+def run_resumably(command: str, work: Callable[[str], Any]) -> int:
+    """Call what a command does with the command itself; return the exit code, and say how to go on if interrupted."""
     try:
-        run_recipe(recipe, resume=args.resume, dry_run=args.dry_run, command=shlex.join(command))
+        work(command)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; continue with: {shlex.join(command)} --resume", file=sys.stderr)
+        print(f"\ninterrupted; continue with: {command} --resume", file=sys.stderr)
         return 130
     return 0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from typing import Any
 
-from hf_mixture.cli.train import add_recipe_arguments, override_words
+from hf_mixture.cli.train import add_recipe_arguments, override_words, run_resumably
 
 
 def add_parser(subparsers: Any) -> None:
@@ -33,9 +32,7 @@ def run(args: argparse.Namespace) -> int:
     words = override_words(args)
     recipe = resolve_upcycle(find_recipe(args.recipe), overrides=parse_overrides(words), smoke=args.smoke)
     command = ["hf-mixture", "upcycle", args.recipe, *(["--smoke"] if args.smoke else []), *words]
-    try:
-        upcycle_recipe(recipe, resume=args.resume, dry_run=args.dry_run, command=shlex.join(command))
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; continue with: {shlex.join(command)} --resume", file=sys.stderr)
-        return 130
-    return 0
+    return run_resumably(
+        shlex.join(command),
+        lambda text: upcycle_recipe(recipe, resume=args.resume, dry_run=args.dry_run, command=text),
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -39,6 +42,36 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Write a folder so that a reader, or a run continued after a kill, sees all of it or what was there before.
+
+    Args:
+        folder: The folder; what it holds is replaced when the block ends without an error.
+
+    Yields:
+        The empty folder to write to, beside its place.
+
+    Example:
+        ```python
+        >>> import pathlib, tempfile
+        >>> from hf_mixture.hub.atomic import replaced_folder
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     with replaced_folder(pathlib.Path(place, "model")) as folder:
+        ...         _ = (folder / "config.json").write_text("{}")
+        ...     [path.name for path in pathlib.Path(place).rglob("*.json")]
+        ['config.json']
+
+        ```
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def partial_of(path: Path) -> Path:

@@ -13,11 +13,11 @@ from hf_mixture.training import report
 from hf_mixture.training.journal import Journal
 from hf_mixture.training.models import load_gguf, load_model, loading_arguments, new_model, pretrained_place
 from hf_mixture.training.plan import Plan
-from hf_mixture.training.prepare import Prepared
+from hf_mixture.training.prepare import Prepared, training_rows
 from hf_mixture.training.recipe import Recipe
 from hf_mixture.training.reload import save_reference
 from hf_mixture.training.resolve import peft_config, training_argument_values
-from hf_mixture.training.scoring import bits_per_byte, total_nats
+from hf_mixture.training.scoring import bits_per_byte, finite, total_nats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,8 @@ def _train(run: Run, part: str, model: Any, rate: float | None, folder: Path) ->
         if mixture.weights.get(domain)
     }
     arguments = training_argument_values(recipe, recipe.stages[stage], rate)
-    result = train_stage(model, _rows(run, stage), validation, arguments, run.checkpoints(part))
+    rows = training_rows(recipe, run.prepared, stage, run.plan.num_examples[stage])
+    result = train_stage(model, rows, validation, arguments, run.checkpoints(part))
     partial = _emptied(folder.with_name(f".{folder.name}.partial")) if run.process.is_main_process else folder
     run.process.wait_for_everyone()
     result.trainer.save_model(str(folder.with_name(f".{folder.name}.partial")))
@@ -199,23 +200,9 @@ def _train(run: Run, part: str, model: Any, rate: float | None, folder: Path) ->
     return {
         "trainable_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         "seconds_per_step": result.seconds_per_step,
-        "final_loss": _finite([entry["loss"] for entry in result.log if "loss" in entry][-1]),
+        "final_loss": finite([entry["loss"] for entry in result.log if "loss" in entry][-1]),
         "validation_bits_per_byte": scores,
     }
-
-
-def _rows(run: Run, stage: str) -> Any:
-    """The training blocks of a stage, in the order in which the Trainer reads them."""
-    from hf_mixture.data import Mixture, interleave_datasets
-
-    mixture = run.recipe.mixture(stage)
-    weights = {domain: share for domain, share in mixture.weights.items() if share > 0}
-    return interleave_datasets(
-        {domain: run.prepared.blocks(domain) for domain in weights},
-        mixture=Mixture(weights, unit=mixture.unit, seed=mixture.seed),
-        num_examples=run.plan.num_examples[stage],
-        length_column={"tokens": "input_ids", "bytes": "num_bytes"}.get(mixture.unit),
-    )
 
 
 def _merit(scores: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
@@ -235,11 +222,7 @@ def _scores(run: Run, model: Any, label: str) -> dict[str, float | None]:
 
 def _score(run: Run, model: Any, windows: Any, label: str) -> float | None:
     nats = total_nats(model, windows, batch_size=run.recipe.evaluation.batch_size, progress=f"scoring {label}")
-    return _finite(bits_per_byte(nats, windows.num_bytes))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return finite(bits_per_byte(nats, windows.num_bytes))
 
 
 def _emptied(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_mixture.training.assets import find_wheel
 from hf_mixture.training.models import model_config
-from hf_mixture.training.recipe import Recipe
+from hf_mixture.training.recipe import Recipe, TokenizerSpec
 from hf_mixture.training.resolve import peft_config, training_argument_values
 
 
@@ -67,11 +67,8 @@ def make_plan(recipe: Recipe, texts: Mapping[str, Any]) -> Plan:
         num_examples=num_examples,
         base_parameters=base.num_parameters(),
         trainable_parameters={name: _trainable(base, name, values) for name, values in recipe.adapters.items()},
-        documents={domain: {split: len(rows) for split, rows in splits.items()} for domain, splits in texts.items()},
-        num_bytes={
-            domain: {split: _num_bytes(rows, domain) for split, rows in splits.items()}
-            for domain, splits in texts.items()
-        },
+        documents=num_documents(texts),
+        num_bytes=num_text_bytes(texts),
     )
 
 
@@ -81,12 +78,7 @@ def describe(recipe: Recipe, plan: Plan) -> str:
     lines.append(f"output folder  {recipe.output_dir}")
     lines.append(f"base model     {_model_name(recipe)}, {plan.base_parameters:,} parameters")
     lines.append(f"processes      {plan.num_processes}")
-    lines += ["", "domain                documents    train bytes   validation         test"]
-    for domain, counts in plan.num_bytes.items():
-        documents = sum(plan.documents[domain].values())
-        lines.append(
-            f"{domain:<20}{documents:>11,}{counts['train']:>15,}{counts['validation']:>13,}{counts['test']:>13,}"
-        )
+    lines += domain_lines(plan.documents, plan.num_bytes)
     for name, stage in recipe.stages.items():
         examples = plan.num_examples[name]
         shares = ", ".join(f"{domain} {share:.3g}" for domain, share in recipe.mixture(name).weights.items())
@@ -153,7 +145,37 @@ def _trainable(base: Any, name: str, values: Mapping[str, Any] | None) -> int:
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
-def _num_bytes(rows: Any, domain: str) -> int:
+def vocab_size_of(tokenizer: TokenizerSpec) -> int:
+    """Number of tokens of a tokenizer that a recipe names; one that is trained has at most that many."""
+    if tokenizer.train_bpe is not None:
+        return tokenizer.train_bpe.vocab_size
+    from transformers import AutoTokenizer
+
+    return len(AutoTokenizer.from_pretrained(str(tokenizer.from_pretrained)))
+
+
+def num_documents(texts: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Count the documents of each domain and split."""
+    return {domain: {split: len(rows) for split, rows in splits.items()} for domain, splits in texts.items()}
+
+
+def num_text_bytes(texts: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Count the UTF-8 bytes of each domain and split."""
     from hf_mixture.data.lengths import column_lengths
 
-    return int(column_lengths(rows, "text", unit="bytes", name=domain).sum()) if len(rows) else 0
+    return {
+        domain: {
+            split: int(column_lengths(rows, "text", unit="bytes", name=domain).sum()) if len(rows) else 0
+            for split, rows in splits.items()
+        }
+        for domain, splits in texts.items()
+    }
+
+
+def domain_lines(documents: Mapping[str, Mapping[str, int]], num_bytes: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The part of a plan for people that says how much text there is."""
+    lines = ["", "domain                documents    train bytes   validation         test"]
+    for domain, counts in num_bytes.items():
+        total = sum(documents[domain].values())
+        lines.append(f"{domain:<20}{total:>11,}{counts['train']:>15,}{counts['validation']:>13,}{counts['test']:>13,}")
+    return lines

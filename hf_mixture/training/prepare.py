@@ -115,6 +115,30 @@ def blocks_for(recipe: Recipe, num_examples: Mapping[str, int]) -> dict[str, int
     return needed
 
 
+def training_rows(recipe: Recipe, prepared: Prepared, stage: str, num_examples: int) -> Any:
+    """Return the training blocks of a stage, in the order in which the Trainer reads them.
+
+    Args:
+        recipe: The recipe.
+        prepared: What `prepare` wrote.
+        stage: Name of the stage, whose mixture decides the order.
+        num_examples: Number of blocks.
+
+    Returns:
+        A data set with the column `input_ids`.
+    """
+    from hf_mixture.data import Mixture, interleave_datasets
+
+    mixture = recipe.mixture(stage)
+    weights = {domain: share for domain, share in mixture.weights.items() if share > 0}
+    return interleave_datasets(
+        {domain: prepared.blocks(domain) for domain in weights},
+        mixture=Mixture(weights, unit=mixture.unit, seed=mixture.seed),
+        num_examples=num_examples,
+        length_column={"tokens": "input_ids", "bytes": "num_bytes"}.get(mixture.unit),
+    )
+
+
 def _tokenizer_texts(recipe: Recipe, texts: Mapping[str, Any], max_bytes: int) -> Iterator[str]:
     first_stage = next(iter(recipe.stages))
     for domain, share in recipe.mixture(first_stage).weights.items():

@@ -14,29 +14,63 @@ from typing import Any
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 5e-3, "auto": 2e-2}
 
 
-def save_reference(model: Any, input_ids: Any, path: Path) -> None:
-    """Save token ids and the logits that a model gives for them.
+def save_reference(model: Any, inputs: Any, path: Path) -> None:
+    """Save the inputs of a model and the logits that it gives for them.
 
     Args:
         model: The trained model.
-        input_ids (`torch.Tensor` of shape `(N, T)`): The token ids.
-        path: A safetensors file.
+        inputs: Token ids (`torch.Tensor` of shape `(N, T)`), or arguments of the model: tensors in mappings and lists.
+        path: A safetensors file; its folder exists.
     """
     from safetensors.torch import save_file
 
-    save_file({"input_ids": input_ids.contiguous(), "logits": reference_logits(model, input_ids)}, str(path))
+    given = inputs if isinstance(inputs, Mapping) else {"input_ids": inputs}
+    tensors = {name: value.contiguous() for name, value in flat(given).items()}
+    save_file({**tensors, "logits": reference_logits(model, given)}, str(path))
 
 
-def reference_logits(model: Any, input_ids: Any) -> Any:
-    """Return the float32 logits of token ids, on the CPU."""
+def reference_logits(model: Any, inputs: Mapping[str, Any]) -> Any:
+    """Return the float32 logits of the arguments of a model, on the CPU."""
     import torch
 
+    device = next(model.parameters()).device
+    moved = nested({name: value.to(device) for name, value in flat(inputs).items()})
+    settings = {"use_cache": False} if "input_ids" in inputs else {}
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        logits = model(input_ids=input_ids.to(next(model.parameters()).device), use_cache=False).logits
+        logits = model(**moved, **settings).logits
     model.train(was_training)
     return logits.float().cpu().contiguous()
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Name everything in mappings and lists by its path.
+
+    Example:
+        >>> from hf_mixture.training.reload import flat, nested
+        >>> flat({"a": [1, {"b": 2}]})
+        {'a.0': 1, 'a.1.b': 2}
+        >>> nested(flat({"a": [1, {"b": 2}]}))
+        {'a': [1, {'b': 2}]}
+    """
+    if not isinstance(values, Mapping | list | tuple):
+        return {prefix: values}
+    items = values.items() if isinstance(values, Mapping) else enumerate(values)
+    found: dict[str, Any] = {}
+    for key, value in items:
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def nested(values: Mapping[str, Any]) -> Any:
+    """Undo `flat`; keys that are numbers make a list."""
+    parts: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        head, _, rest = path.partition(".")
+        parts.setdefault(head, {})[rest] = value
+    made = {head: inner[""] if "" in inner else nested(inner) for head, inner in parts.items()}
+    return list(made.values()) if all(head.isdigit() for head in made) else made
 
 
 def check_in_fresh_process(
@@ -81,11 +115,19 @@ def _main(request: str) -> None:
     asked = json.loads(request)
     found = {}
     for name, (folder, reference) in asked["job"].items():
-        expected = load_file(reference)
-        logits = reference_logits(load_model(folder, asked["loading"]), expected["input_ids"])
-        difference = (logits - expected["logits"]).abs().max()
-        found[name] = {"max_difference": float(difference), "max_logit": float(expected["logits"].abs().max())}
+        inputs = load_file(reference)
+        expected = inputs.pop("logits")
+        logits = reference_logits(
+            load_model(folder, asked["loading"]), nested(dict(sorted(inputs.items(), key=_place)))
+        )
+        difference = (logits - expected).abs().max()
+        found[name] = {"max_difference": float(difference), "max_logit": float(expected.abs().max())}
     print(json.dumps(found))
+
+
+def _place(item: tuple[str, Any]) -> list[tuple[int, str]]:
+    """Order of a path, with the places of a list as numbers: a safetensors file has an order of its own."""
+    return [(int(key) if key.isdigit() else -1, key) for key in item[0].split(".")]
 
 
 if __name__ == "__main__":

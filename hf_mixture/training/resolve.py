@@ -128,13 +128,26 @@ def training_argument_values(recipe: Recipe, stage: StageSpec, learning_rate: fl
     Returns:
         Fields of `TrainingArguments`, without those that name a place.
     """
+    values = filled_arguments(stage.training_arguments, recipe.seed)
+    return values if learning_rate is None else values | {"learning_rate": learning_rate}
+
+
+def filled_arguments(given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return fields of `TrainingArguments` with the defaults of this package filled in.
+
+    Args:
+        given: The fields that a recipe gives, `max_steps` among them.
+        seed: The seed, unless they have one.
+
+    Returns:
+        The fields, without those that name a place.
+    """
     import torch
 
-    given = stage.training_arguments
     steps = given["max_steps"]
     logging = given.get("logging_steps", max(1, steps // 40))
-    values = {
-        "seed": recipe.seed,
+    return {
+        "seed": seed,
         "report_to": "none",
         "disable_tqdm": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -147,7 +160,6 @@ def training_argument_values(recipe: Recipe, stage: StageSpec, learning_rate: fl
         **given,
         "train_sampling_strategy": "sequential",
     }
-    return values if learning_rate is None else values | {"learning_rate": learning_rate}
 
 
 def _check(recipe: Recipe) -> None:

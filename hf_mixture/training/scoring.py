@@ -6,6 +6,7 @@ bits per byte = (sum over tokens of -ln p(token | tokens before)) / (ln 2 * UTF-
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_mixture.training.blocks import Windows
@@ -67,3 +68,24 @@ def bits_per_byte(nats: float, num_bytes: int) -> float:
     if num_bytes < 1:
         raise ValueError(f"num_bytes={num_bytes}; the text must have at least 1 byte")
     return nats / math.log(2) / num_bytes
+
+
+def learning_curve(log: Sequence[Mapping[str, Any]], validation: Mapping[str, Windows]) -> list[dict[str, float]]:
+    """Held-out bits per byte along a training: `step`, and one value for each domain.
+
+    They come from the Trainer's evaluation, a mean over batches that are nearly equally large, and are as near to
+    those of `total_nats`.
+    """
+    by_step: dict[int, dict[str, float]] = {}
+    for domain, windows in validation.items():
+        # Nats per scored token, to bits per byte.
+        factor = float(windows.scored.sum()) / windows.num_bytes / math.log(2)
+        for entry in log:
+            if f"eval_{domain}_loss" in entry:
+                by_step.setdefault(entry["step"], {})[domain] = entry[f"eval_{domain}_loss"] * factor
+    return [{"step": step, **values} for step, values in sorted(by_step.items())]
+
+
+def finite(value: float) -> float | None:
+    """Return a score, or None for one that is not finite: JSON has no NaN."""
+    return value if math.isfinite(value) else None

@@ -64,16 +64,18 @@ def train_stage(
     folder: Path,
     *,
     attach: Callable[[Any], None] | None = None,
+    data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
 ) -> StageResult:
     """Train a model with the stock Trainer; continue from the last whole checkpoint in `folder`.
 
     Args:
         model: The model; all that requires gradients is trained.
-        train_dataset: Rows with `input_ids`, in the order to see them.
+        train_dataset: Rows, in the order to see them; with `input_ids`, unless a collator reads others.
         validation: Held-out windows by domain, for the learning curve.
         arguments: Fields of `TrainingArguments`.
         folder: Where the Trainer keeps its checkpoints.
         attach: Called with the Trainer before it trains, to add to it.
+        data_collator: Makes batches of rows. Defaults to `collate`.
 
     Returns:
         The trainer and what it measured.
@@ -87,7 +89,7 @@ def train_stage(
         args=settings,
         train_dataset=train_dataset,
         eval_dataset={name: windows_dataset(windows) for name, windows in validation.items()},
-        data_collator=collate,
+        data_collator=data_collator or collate,
         callbacks=[timer],
     )
     if attach is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_mixture.training.models import config_of
+from hf_mixture.training.plan import domain_lines, num_documents, num_text_bytes, vocab_size_of
 from hf_mixture.training.recipe import StageSpec
 from hf_mixture.training.resolve import training_argument_values
 from hf_mixture.training.upcycle.recipe import UpcycleRecipe
@@ -54,7 +55,6 @@ def make_plan(recipe: UpcycleRecipe, texts: Mapping[str, Any]) -> UpcyclePlan:
     import torch
     from transformers import AutoModelForCausalLM, TrainingArguments
 
-    from hf_mixture.data.lengths import column_lengths
     from hf_mixture.moe.anatomy import find_routers
     from hf_mixture.moe.routers.upcycle import moe_config
 
@@ -72,7 +72,7 @@ def make_plan(recipe: UpcycleRecipe, texts: Mapping[str, Any]) -> UpcyclePlan:
         batch = arguments.train_batch_size * arguments.gradient_accumulation_steps
         steps[name], num_examples[name] = arguments.max_steps, arguments.max_steps * batch
     spec = recipe.upcycle
-    sizes = {"vocab_size": _vocab_size(recipe), "separator": 0, "block_size": recipe.block_size}
+    sizes = {"vocab_size": vocab_size_of(recipe.tokenizer), "separator": 0, "block_size": recipe.block_size}
     with torch.device("meta"):
         dense = AutoModelForCausalLM.from_config(config_of(recipe.dense, **sizes))
         num_experts = spec.num_experts * spec.granularity
@@ -94,14 +94,8 @@ def make_plan(recipe: UpcycleRecipe, texts: Mapping[str, Any]) -> UpcyclePlan:
         moe_parameters=moe.num_parameters(),
         active_parameters=moe.num_parameters() - idle,
         moe_type=config.model_type,
-        documents={domain: {split: len(rows) for split, rows in splits.items()} for domain, splits in texts.items()},
-        num_bytes={
-            domain: {
-                split: int(column_lengths(rows, "text", unit="bytes", name=domain).sum()) if len(rows) else 0
-                for split, rows in splits.items()
-            }
-            for domain, splits in texts.items()
-        },
+        documents=num_documents(texts),
+        num_bytes=num_text_bytes(texts),
     )
 
 
@@ -109,12 +103,7 @@ def describe(recipe: UpcycleRecipe, plan: UpcyclePlan) -> str:
     """Format a plan for people."""
     lines = [f"{recipe.name}: {recipe.description.strip()}".rstrip(" :"), ""]
     lines.append(f"output folder  {recipe.output_dir}")
-    lines += ["", "domain                documents    train bytes   validation         test"]
-    for domain, counts in plan.num_bytes.items():
-        documents = sum(plan.documents[domain].values())
-        lines.append(
-            f"{domain:<20}{documents:>11,}{counts['train']:>15,}{counts['validation']:>13,}{counts['test']:>13,}"
-        )
+    lines += domain_lines(plan.documents, plan.num_bytes)
     shares = ", ".join(f"{domain} {share:.3g}" for domain, share in recipe.mixture.weights.items())
     spec = recipe.upcycle
     shards = f" of {spec.granularity} shards" if spec.granularity > 1 else ""
@@ -143,11 +132,3 @@ def _run(recipe: UpcycleRecipe, plan: UpcyclePlan, stage: str) -> str:
         f"{plan.steps[stage]:,} steps, {blocks:,} blocks of {recipe.block_size} tokens = "
         f"{blocks * recipe.block_size:,} tokens"
     )
-
-
-def _vocab_size(recipe: UpcycleRecipe) -> int:
-    if recipe.tokenizer.train_bpe is not None:
-        return recipe.tokenizer.train_bpe.vocab_size
-    from transformers import AutoTokenizer
-
-    return len(AutoTokenizer.from_pretrained(str(recipe.tokenizer.from_pretrained)))

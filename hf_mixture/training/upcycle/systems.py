@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_mixture.hub.atomic import replaced_folder
 from hf_mixture.training import report
 from hf_mixture.training.journal import Journal
 from hf_mixture.training.models import config_of
-from hf_mixture.training.prepare import Prepared
+from hf_mixture.training.prepare import Prepared, training_rows
 from hf_mixture.training.recipe import StageSpec
 from hf_mixture.training.reload import save_reference
 from hf_mixture.training.resolve import training_argument_values
-from hf_mixture.training.scoring import bits_per_byte, total_nats
+from hf_mixture.training.scoring import bits_per_byte, learning_curve, total_nats
 from hf_mixture.training.stage import train_stage
 from hf_mixture.training.upcycle.load import balance_of, expert_counts
 from hf_mixture.training.upcycle.plan import UpcyclePlan
@@ -85,7 +86,7 @@ def pretrain(run: UpcycleRun) -> None:
             block_size=recipe.block_size,
         )
     )
-    rows = training_rows(run).select(range(run.plan.num_examples[PRETRAIN]))
+    rows = _rows(run).select(range(run.plan.num_examples[PRETRAIN]))
     measured = _train(run, PRETRAIN, model, rows, seed=recipe.seed)
     publish(run, PRETRAIN, model)
     run.finish(PRETRAIN, measured)
@@ -101,7 +102,7 @@ def continue_system(run: UpcycleRun, system: str, seed: int) -> None:
     model = starting_model(run, system, seed)
     start = _scores(run, model, "validation", f"{system} before training")
     first, number = run.plan.num_examples[PRETRAIN], run.plan.num_examples["continued"]
-    rows = training_rows(run).select(range(first, first + number)).shuffle(seed=seed)
+    rows = _rows(run).select(range(first, first + number)).shuffle(seed=seed)
     measured = _train(run, part, model, rows, seed=seed, spec=recipe.routers.get(system))
     if seed == recipe.seeds[0]:
         publish(run, system, model)
@@ -142,32 +143,18 @@ def upcycled(recipe: UpcycleRecipe, dense: Any, seed: int) -> Any:
     )
 
 
-def training_rows(run: UpcycleRun) -> Any:
-    """All training blocks in one fixed order: first those of `pretrain`, then those of `continued`."""
-    from hf_mixture.data import Mixture, interleave_datasets
-
-    mixture = run.recipe.data_recipe().mixture("adapt")
-    weights = {domain: share for domain, share in mixture.weights.items() if share > 0}
-    return interleave_datasets(
-        {domain: run.prepared.blocks(domain) for domain in weights},
-        mixture=Mixture(weights, unit=mixture.unit, seed=mixture.seed),
-        num_examples=sum(run.plan.num_examples.values()),
-        length_column={"tokens": "input_ids", "bytes": "num_bytes"}.get(mixture.unit),
-    )
-
-
 def publish(run: UpcycleRun, system: str, model: Any) -> None:
     """Save a trained model with its tokenizer and log, and a reference of its logits for the reload check."""
-    folder = run.model_folder(system)
-    folder.parent.mkdir(exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    run.prepared.tokenizer().save_pretrained(partial)
-    windows = run.prepared.windows("validation", run.recipe.block_size)
-    save_reference(model, next(iter(windows.values())).input_ids[:2], run.reference(system))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with replaced_folder(run.model_folder(system)) as folder:
+        model.save_pretrained(folder)
+        run.prepared.tokenizer().save_pretrained(folder)
+        windows = run.prepared.windows("validation", run.recipe.block_size)
+        save_reference(model, next(iter(windows.values())).input_ids[:2], run.reference(system))
+
+
+def _rows(run: UpcycleRun) -> Any:
+    """All training blocks in one fixed order: first those of `pretrain`, then those of `continued`."""
+    return training_rows(run.recipe.data_recipe(), run.prepared, "adapt", sum(run.plan.num_examples.values()))
 
 
 def _train(
@@ -191,7 +178,7 @@ def _train(
     measured = {
         "parameters": model.num_parameters(),
         "seconds_per_step": result.seconds_per_step,
-        "curve": curve(result.log, validation),
+        "curve": learning_curve(result.log, validation),
         "test_bits_per_byte": _scores(run, model, "test", part),
     }
     return measured if spec is None else measured | {"load": _load(run, model)}
@@ -207,22 +194,6 @@ def attach_balance(trainer: Any, spec: RouterSpec) -> None:
         from hf_mixture.moe.routers.balance import LossFreeBalanceCallback
 
         trainer.add_callback(LossFreeBalanceCallback(**spec.bias))
-
-
-def curve(log: list[dict[str, Any]], validation: dict[str, Any]) -> list[dict[str, float]]:
-    """Held-out bits per byte along a training: `step`, and one value for each domain.
-
-    They come from the Trainer's evaluation, a mean over batches that are nearly equally large, and are as near to
-    those of `total_nats`.
-    """
-    by_step: dict[int, dict[str, float]] = {}
-    for domain, windows in validation.items():
-        # Nats per scored token, to bits per byte.
-        factor = float(windows.scored.sum()) / windows.num_bytes / math.log(2)
-        for entry in log:
-            if f"eval_{domain}_loss" in entry:
-                by_step.setdefault(entry["step"], {})[domain] = entry[f"eval_{domain}_loss"] * factor
-    return [{"step": step, **values} for step, values in sorted(by_step.items())]
 
 
 def _scores(run: UpcycleRun, model: Any, split: str, label: str) -> dict[str, float]:
