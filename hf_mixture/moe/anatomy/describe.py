@@ -11,6 +11,7 @@ from torch import nn
 
 from hf_mixture.moe.anatomy.find import find_routers
 from hf_mixture.moe.anatomy.router import MoeRouter
+from hf_mixture.moe.anatomy.ties import tied_routers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class MoeRow:
         experts: Class of the experts.
         num_expert_parameters: Number of parameters of all experts of the layer.
         note: What cannot be read or rewritten, and why.
+        tied_to: Path of an earlier router with the same weights and experts.
     """
 
     path: str
@@ -44,6 +46,7 @@ class MoeRow:
     experts: str | None
     num_expert_parameters: int
     note: str
+    tied_to: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class MoeTable:
 
     @property
     def num_experts(self) -> int:
-        """Number of routed experts in all layers."""
-        return sum(row.num_experts for row in self.rows)
+        """Number of routed experts in all layers; experts that two routers share count once."""
+        return sum(row.num_experts for row in self.rows if row.tied_to is None)
 
     def to_dict(self) -> dict[str, Any]:
         """The table as JSON values."""
@@ -98,15 +101,17 @@ def describe_moe(model: nn.Module) -> MoeTable:
           router  model.layers.{0-1}.mlp.gate
           experts model.layers.{0-1}.mlp.experts, MixtralExperts, 3,072 parameters a layer
     """
-    rows = tuple(_row(router) for router in find_routers(model))
+    routers = find_routers(model)
+    tied = tied_routers(routers)
+    rows = tuple(_row(router, tied.get(router.path)) for router in routers)
     return MoeTable(getattr(getattr(model, "config", None), "model_type", type(model).__name__), rows)
 
 
-def _row(router: MoeRouter) -> MoeRow:
+def _row(router: MoeRouter, tied_to: str | None) -> MoeRow:
     experts = router.experts
-    note = router.reason
-    if router.layout == "grouped":
-        note = "returns tokens grouped by expert"
+    note = "returns tokens grouped by expert" if router.layout == "grouped" else router.reason
+    if router.defect:
+        note = "; ".join(filter(None, [note, router.defect]))
     return MoeRow(
         path=router.path,
         layer=router.layer,
@@ -120,6 +125,7 @@ def _row(router: MoeRouter) -> MoeRow:
         experts=None if experts is None else type(experts).__name__,
         num_expert_parameters=0 if experts is None else sum(p.numel() for p in experts.parameters()),
         note=note,
+        tied_to=tied_to,
     )
 
 
@@ -127,8 +133,8 @@ def _alike(rows: tuple[MoeRow, ...]) -> list[list[MoeRow]]:
     """Group the rows that differ in nothing but their layer."""
     groups: dict[tuple[Any, ...], list[MoeRow]] = {}
     for row in rows:
-        pattern = [_pattern(name, row.layer) for name in (row.path, row.bias_path, row.experts_path)]
-        same = dataclasses.replace(row, path="", layer=None, bias_path=None, experts_path=None)
+        pattern = [_pattern(name, row.layer) for name in (row.path, row.bias_path, row.experts_path, row.tied_to)]
+        same = dataclasses.replace(row, path="", layer=None, bias_path=None, experts_path=None, tied_to=None)
         groups.setdefault((*pattern, same), []).append(row)
     return list(groups.values())
 
@@ -161,6 +167,8 @@ def _describe(rows: list[MoeRow]) -> str:
     if row.experts_path is not None:
         size = f"{row.num_expert_parameters:,} parameters a layer"
         lines.append(f"  experts {place(row.experts_path)}, {row.experts}, {size}")
+    if row.tied_to is not None:
+        lines.append(f"  tied to {place(row.tied_to)}: the same weights and experts")
     if row.note:
         lines.append(f"  note    {row.note}")
     return "\n".join(lines)

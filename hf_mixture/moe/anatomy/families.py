@@ -33,6 +33,7 @@ class Family:
         num_choices: Attribute of the router that counts the classes, where they are more than the experts.
         expert_scale: Attribute of the router with a factor for each expert.
         gate: Path of the Linear inside the router that makes the logits, where the weight is not the router's own.
+        defect: Why the experts that compute are not those that the router chooses.
     """
 
     rule: Reader | None = None
@@ -43,6 +44,7 @@ class Family:
     num_choices: str = ""
     expert_scale: str = ""
     gate: str = ""
+    defect: str = ""
 
 
 def _groups(router: Any, score: Literal["top2_sum", "max"], fill: float) -> GroupRule:
@@ -287,7 +289,11 @@ FAMILIES: dict[str, Family] = {
     ),
     "JetMoeTopKGating": Family(rule=_softmax_of_selected, layout="grouped", gate="layer"),
     "NllbMoeTop2Router": Family(
-        reason="two argmax with a capacity for each expert", layout="combine", gate="classifier"
+        reason="two argmax with a capacity for each expert",
+        layout="combine",
+        gate="classifier",
+        defect="transformers 5.23 takes the one-hot mask of this router for indices, so that only expert_0 and expert_1 "
+        "compute, whatever it chooses",
     ),
     "PhimoeTopKRouter": Family(reason="sparsemixer normalises over the experts near the best one"),
     "SwitchTransformersTop1Router": Family(

@@ -113,6 +113,7 @@ def _router(path: str, module: nn.Module, family: Family, modules: Mapping[str, 
         expert_scale_name=family.expert_scale,
         experts_path=experts_path,
         experts=None if experts_path is None else modules[experts_path],
+        defect="" if hasattr(module, "selection_bias") else family.defect,
     )
 
 

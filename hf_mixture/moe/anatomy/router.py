@@ -58,6 +58,7 @@ class MoeRouter:
         expert_scale_name: Attribute of the router with a factor for each expert.
         experts_path: Path of the experts module of the same block.
         experts: The live experts module.
+        defect: Why the experts that compute are not those that the router chooses; empty where they are.
     """
 
     path: str
@@ -77,6 +78,7 @@ class MoeRouter:
     expert_scale_name: str = ""
     experts_path: str | None = None
     experts: nn.Module | None = field(default=None, repr=False)
+    defect: str = ""
 
     @property
     def weight(self) -> Tensor | None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hf_mixture.moe.anatomy.find import find_routers
 from hf_mixture.moe.anatomy.router import MoeRouter
+from hf_mixture.moe.anatomy.rule import UnsupportedRouterError
 
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def keep_experts(model: nn.Module, keep: Mapping[str, Sequence[int]]) -> None:
     Raises:
         ValueError: If a router is missing or unknown, an expert is out of range or named twice, too few stay for the
             top k or the groups, or the model is not what its configuration describes. Nothing has been changed.
+        UnsupportedRouterError: If the model does not compute with the experts that a router chooses.
 
     Example:
         >>> from transformers import MixtralConfig, MixtralForCausalLM
@@ -114,6 +116,8 @@ def _check_keep(routers: Mapping[str, MoeRouter], keep: Mapping[str, Sequence[in
         raise ValueError("keep is empty; name the experts that stay for each router")
     for path, experts in keep.items():
         router = routers[path]
+        if router.defect:
+            raise UnsupportedRouterError(f"the experts of {path} cannot be removed one by one: {router.defect}")
         wrong = [expert for expert in experts if not 0 <= expert < router.num_experts]
         if wrong:
             raise ValueError(f"keep[{path!r}] has expert {wrong[0]}; the experts are 0 to {router.num_experts - 1}")

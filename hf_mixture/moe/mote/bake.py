@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from hf_mixture.moe.anatomy import MoeRouter, RouterOutput, UnsupportedRouterError, find_routers
-from hf_mixture.moe.mote.bake_writes import KEEP_FILE, Write, bias_writes, expert_writes
+from hf_mixture.moe.mote.bake_writes import KEEP_FILE, Write, bias_writes, expert_writes, once_each
 from hf_mixture.moe.mote.checks import check_means, check_model, resolve
 from hf_mixture.moe.mote.edit import ExpertEdit
 from hf_mixture.moe.mote.edits import ExpertEdits
@@ -135,6 +135,7 @@ def bake(
         writes += bias_writes(model, router, by_bias, edits, value)
         writes += expert_writes(router, by_experts)
         used |= {name for name, part in (("bias", by_bias), ("zero_experts", by_experts)) if part}
+    writes = once_each(model, writes)
     for write in writes:
         if write.tensor.is_meta:
             raise ValueError(

@@ -13,6 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from hf_mixture.moe.anatomy import MoeRouter, UnsupportedRouterError
+from hf_mixture.moe.anatomy.ties import tied_names
 from hf_mixture.moe.mote.edit import ExpertEdit
 from hf_mixture.moe.mote.edits import ExpertEdits
 from hf_mixture.moe.mote.score_bounds import ScoreBounds, score_bounds
@@ -52,6 +53,39 @@ class Write:
         else:
             # Also for a factor of 0, where an infinite weight would become NaN.
             row.fill_(0.0 if self.op == "multiply" else self.value)
+
+
+def once_each(model: nn.Module, writes: Sequence[Write]) -> list[Write]:
+    """Leave one change of each row where routers share a tensor, and refuse what another router does not ask for.
+
+    Args:
+        model: The model without wrappers.
+        writes: The changes of all routers.
+
+    Returns:
+        The changes without repetition.
+
+    Raises:
+        UnsupportedRouterError: If a change would reach a router through a shared tensor that has no such edit.
+    """
+    ties = tied_names(model)
+    kept: dict[tuple[str, int], Write] = {}
+    asked: dict[tuple[str, int], list[tuple[str, str, float]]] = {}
+    for write in writes:
+        tensor = ties.get(write.key, (write.key,))[0]
+        asked.setdefault((tensor, write.row), []).append((write.key, write.op, write.value))
+        # A row may get a bias and a factor, but in tensors of their own: one change of a row by each router.
+        kept.setdefault((tensor, write.row), write)
+    for (tensor, row), wanted in asked.items():
+        names = ties.get(tensor, (tensor,))
+        missing = set(names) - {key for key, _, _ in wanted}
+        if missing or len({(op, value) for _, op, value in wanted}) > 1:
+            other = min(missing) if missing else wanted[-1][0]
+            raise UnsupportedRouterError(
+                f"{wanted[0][0]} is the same tensor as {other}, so that an edit of expert {row} here changes that "
+                f"expert there too; edit both in the same way, or {KEEP_FILE}"
+            )
+    return list(kept.values())
 
 
 def bias_writes(

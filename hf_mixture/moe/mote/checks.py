@@ -60,6 +60,7 @@ def resolve(
 
     Raises:
         ValueError: If a router or an expert does not exist, or too few experts stay, or too many are forced.
+        UnsupportedRouterError: If the model does not compute with the experts that an edited router chooses.
     """
     by_path = {router.path: router for router in routers}
     resolved: dict[str, list[ExpertEdit]] = {}
@@ -79,6 +80,11 @@ def resolve(
         if edit.expert >= router.num_choices:
             raise ValueError(
                 f"expert={edit.expert} of {path} is out of range: it has the experts 0 to {router.num_choices - 1}"
+            )
+        if router.defect:
+            raise UnsupportedRouterError(
+                f"{edit.place}: edits would not do what they say ({router.defect}); use another model, or a "
+                "transformers that repairs this"
             )
         resolved.setdefault(path, []).append(replace(edit, module=path))
     for path, own in resolved.items():

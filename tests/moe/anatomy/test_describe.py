@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from moe_families import build_tiny_moe
 from transformers import DeepseekV3Config, LlamaConfig
 
 from hf_mixture.cli.main import main
@@ -48,3 +49,17 @@ def test_inspect_refuses_a_dense_model_in_one_line(tmp_path, capsys):
 
 def test_runs_of_numbers_are_joined():
     assert ranges([0, 3, 4, 5, 9]) == "0, 3-5, 9"
+
+
+def test_experts_that_two_routers_share_are_said_to_be_and_count_once():
+    table = describe_moe(build_tiny_moe("diffusion_gemma").model)
+    assert (len(table.rows), table.num_experts) == (8, 32)
+    assert [row.tied_to for row in table.rows[:4]] == [None] * 4
+    assert [row.tied_to for row in table.rows[4:]] == [row.path for row in table.rows[:4]]
+    assert "tied to model.encoder.language_model.layers.{0-3}.router: the same weights and experts" in str(table)
+
+
+def test_a_router_that_the_model_does_not_follow_is_described_with_that():
+    table = describe_moe(build_tiny_moe("nllb-moe").model)
+    assert "only expert_0 and expert_1 compute" in str(table)
+    assert all("two argmax" in row.note for row in table.rows)

@@ -15,7 +15,7 @@ from hf_mixture.moe.anatomy.surgery import keep_experts
 REFUSED = {
     "deepseek_v4": "is a table of expert ids",
     "doge": "cannot be read",
-    "nllb-moe": "a module of its own for one expert",
+    "nllb-moe": "only expert_0 and expert_1 compute",
     "switch_transformers": "a module of its own for one expert",
 }
 # Two groups of four experts, so that a group can lose one and still has the two that rank it.

@@ -83,6 +83,8 @@ def build(family: str) -> tuple[Any, dict[str, torch.Tensor]]:
 
 
 def logits_of(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    # DiffusionGemma draws the tokens that it begins with.
+    torch.manual_seed(0)
     with torch.no_grad():
         return model(**inputs).logits
 
@@ -145,8 +147,8 @@ def test_baked_equals_patched_in_a_fresh_process(
     [
         pytest.param(family, marks=[] if family in REFUSED_FAST else pytest.mark.slow)
         for family in MOE_FAMILIES
-        # Product keys; there is no router to find.
-        if family not in {*FAST, *OTHERS, "doge"}
+        # Product keys, without a router to find; experts that do not follow their router: refused for that.
+        if family not in {*FAST, *OTHERS, "doge", "nllb-moe"}
     ],
 )
 def test_rerouting_without_a_bias_is_refused_by_name(family: str) -> None:
@@ -161,3 +163,63 @@ def test_rerouting_without_a_bias_is_refused_by_name(family: str) -> None:
     assert "prune" in text
     assert "zero_experts" in text
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["auto", "bias", "zero_experts", "prune"])
+@pytest.mark.parametrize("mode", ["reroute", "zero"])
+def test_experts_that_do_not_follow_their_router_are_left_alone(method: Any, mode: Any) -> None:
+    """A zero written into expert 5 of NLLB would change nothing, and one in expert 1 the output of all others."""
+    model, _ = build("nllb-moe")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    edits = ExpertEdits([ExpertEdit(router.path, 5, "off") for router in find_routers(model)], mode=mode)
+    with pytest.raises(UnsupportedRouterError, match="only expert_0 and expert_1 compute"):
+        bake(model, edits, method=method)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+TOWERS = [f"model.{part}.layers.2.router" for part in ("encoder.language_model", "decoder")]
+
+
+def test_experts_that_two_routers_share_are_written_once_and_for_both() -> None:
+    """DiffusionGemma: a factor must not be written twice, nor reach the other tower by surprise."""
+    model, inputs = build("diffusion_gemma")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for own in ([(TOWERS[1], 1.7)], [(TOWERS[0], 1.7)], [(TOWERS[0], 1.7), (TOWERS[1], 0.5)]):
+        edits = ExpertEdits([ExpertEdit(path, 3, "scale", factor) for path, factor in own])
+        with pytest.raises(UnsupportedRouterError, match=r"is the same tensor as model\.(en|de)coder.* edit both"):
+            bake(model, edits)
+    off = ExpertEdits([ExpertEdit(TOWERS[1], 3, "off")], mode="zero")
+    with pytest.raises(UnsupportedRouterError, match="is the same tensor"):
+        bake(model, off)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+    both = ExpertEdits([ExpertEdit(path, expert, "scale", 1.7) for path in TOWERS for expert in (2, 3)])
+    unedited = logits_of(model, inputs)
+    with tune_experts(model, both):
+        expected = logits_of(model, inputs)
+    assert (expected - unedited).abs().max() > 1e-3
+    assert bake(model, both).exact
+    torch.testing.assert_close(logits_of(model, inputs), expected, rtol=0, atol=1e-5)
+    name = "model.decoder.layers.2.experts.down_proj"
+    torch.testing.assert_close(model.state_dict()[name][3], 1.7 * before[name][3])
+
+
+def test_a_patch_of_one_of_two_routers_that_share_experts_leaves_the_other_alone() -> None:
+    model, inputs = build("diffusion_gemma")
+    routers = {router.path: router for router in find_routers(model)}
+    seen: dict[str, list[torch.Tensor]] = {path: [] for path in TOWERS}
+    handles = [
+        handle
+        for path in TOWERS
+        for handle in routers[path].observe(lambda output, path=path: seen[path].append(output.indices))
+    ]
+    logits_of(model, inputs)
+    busy = {path: int(torch.cat(indices).flatten().bincount().argmax()) for path, indices in seen.items()}
+    for indices in seen.values():
+        indices.clear()
+    with tune_experts(model, ExpertEdits([ExpertEdit(TOWERS[1], busy[TOWERS[0]], "off")])):
+        logits_of(model, inputs)
+    for handle in handles:
+        handle.remove()
+    assert not (torch.cat(seen[TOWERS[1]]) == busy[TOWERS[0]]).any()
+    assert (torch.cat(seen[TOWERS[0]]) == busy[TOWERS[0]]).any()

@@ -12,15 +12,18 @@ from moe_families import MOE_FAMILIES, build_tiny_moe
 from mote_runs import assert_same_choice, draw_edits, first_tensor, most_used, observe_run
 
 from hf_mixture.moe.anatomy import UnsupportedRouterError, find_routers
+from hf_mixture.moe.anatomy.ties import tied_routers
 from hf_mixture.moe.mote.edits import ExpertEdit, ExpertEdits
 from hf_mixture.moe.mote.patch import tune_experts, untune_experts
 
 
 REFUSED = {"doge": "product keys"}
+# The model does not compute with the experts that its router chooses, so that no edit can mean what it says.
+WITHOUT_EFFECT = {"nllb-moe": "only expert_0 and expert_1 compute"}
 TABLE_LAYERS = {"deepseek_v4"}
 
 
-@pytest.mark.parametrize("family", [family for family in MOE_FAMILIES if family not in REFUSED])
+@pytest.mark.parametrize("family", [family for family in MOE_FAMILIES if family not in {*REFUSED, *WITHOUT_EFFECT}])
 def test_edits_of_a_family(family: str) -> None:
     tiny = build_tiny_moe(family)
     model, inputs = tiny.model, tiny.inputs
@@ -32,6 +35,7 @@ def test_edits_of_a_family(family: str) -> None:
     assert routers
 
     _switching_off_leaves_no_token(model, inputs, routers, before)
+    _what_is_off_computes_nothing(model, inputs, routers, before)
     _no_edit_changes_nothing(model, inputs, routers, base)
     _rule_and_interceptor_agree(model, inputs, routers)
     _weights_alone_change(model, inputs, routers, before)
@@ -61,6 +65,45 @@ def _switching_off_leaves_no_token(model, inputs, routers, before):
         assert torch.isfinite(routed.weights).all()
 
 
+def _what_is_off_computes_nothing(model, inputs, routers, before):
+    """Other weights in experts that are off change no logit, and without the edits they do."""
+    off = {path: e for path, e in most_used(routers, before).items() if e < before[path].logits.shape[-1]}
+    off |= {path: off[owner] for path, owner in tied_routers(routers).items()}
+    parts = []
+    for router in routers:
+        if router.path in tied_routers(routers):
+            continue
+        expert = off[router.path]
+        if router.experts is None or expert >= router.num_experts:
+            continue
+        if isinstance(router.experts, torch.nn.ModuleDict):
+            parts += list(router.experts[f"expert_{expert}"].parameters())
+        else:
+            rows = [p for p in router.experts.parameters(recurse=False) if p.shape[0] >= router.num_experts]
+            if not rows:
+                # DBRX keeps the matrices of all experts below each other.
+                rows = [p.unflatten(0, (router.num_experts, -1)) for p in router.experts.mlp.parameters()]
+            parts += [p[expert] for p in rows]
+    assert parts or all(router.experts is None or off[router.path] >= router.num_experts for router in routers)
+    kept = [part.detach().clone() for part in parts]
+
+    def output():
+        return first_tensor(observe_run(model, inputs, routers)[0])
+
+    stock = output()
+    edits = ExpertEdits([ExpertEdit(path, expert, "off") for path, expert in off.items()])
+    with tune_experts(model, edits):
+        expected = output()
+        with torch.no_grad():
+            for part in parts:
+                part.mul_(3)
+        assert torch.equal(output(), expected)
+    assert not parts or not torch.equal(output(), stock)
+    with torch.no_grad():
+        for part, old in zip(parts, kept, strict=True):
+            part.copy_(old)
+
+
 def _no_edit_changes_nothing(model, inputs, routers, base):
     nothing = ExpertEdits([])
     with tune_experts(model, nothing):
@@ -77,7 +120,7 @@ def _rule_and_interceptor_agree(model, inputs, routers):
     with_rule = [router for router in routers if router.rule is not None and router.layout != "one_hot"]
     # In a group that is left out a bias acts before the fill of 0, and the interceptor adds it after.
     fills = {router.rule.group.fill for router in with_rule if router.rule.group is not None}
-    for ops in (["off"], ["off", "on"], *([] if 0.0 in fills else [["off", "on", "bias"]])):
+    for ops in (["off"], ["off"], ["off"], ["off", "on"], *([] if 0.0 in fills else [["off", "on", "bias"]])):
         edits = draw_edits(routers if ops == ["off"] else with_rule, rng, ops=ops, force_weight="own")
         with tune_experts(model, edits):
             ours = observe_run(model, inputs, routers)[1]
@@ -131,6 +174,17 @@ def _kernels_agree(model, inputs, routers):
 def test_a_family_that_cannot_be_read_is_refused_with_the_reason(family: str) -> None:
     with pytest.raises(UnsupportedRouterError, match=REFUSED[family]):
         tune_experts(build_tiny_moe(family).model, ExpertEdits([]))
+
+
+@pytest.mark.parametrize("family", WITHOUT_EFFECT)
+@pytest.mark.parametrize("op", ["off", "on", "scale", "bias"])
+def test_edits_without_effect_are_refused_with_the_reason(family: str, op: str) -> None:
+    model = build_tiny_moe(family).model
+    hooks = [len(module._forward_hooks) for module in model.modules()]
+    path = find_routers(model)[0].path
+    with pytest.raises(UnsupportedRouterError, match=WITHOUT_EFFECT[family]):
+        tune_experts(model, ExpertEdits([ExpertEdit(path, 5, op, 2.0 if op in ("scale", "bias") else None)]))
+    assert [len(module._forward_hooks) for module in model.modules()] == hooks
 
 
 @pytest.mark.parametrize("family", sorted(TABLE_LAYERS))

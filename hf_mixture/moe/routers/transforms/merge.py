@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hf_mixture.moe.anatomy import MoeRouter, find_routers
 from hf_mixture.moe.anatomy.surgery import keep_experts
+from hf_mixture.moe.anatomy.ties import tied_routers
 
 
 def merge_experts(
@@ -70,6 +71,13 @@ def merge_experts(
             torch.stack([_mean(tensor, part, share, orders, kind) for part, share in zip(parts, shares, strict=True)])
             for kind, tensor in _stacked(router)
         ]
+    for path, owner in tied_routers(list(routers.values())).items():
+        pairs = zip(merged.get(path, ()), merged.get(owner, ()), strict=True)
+        if not all(torch.equal(ours, theirs) for ours, theirs in pairs):
+            raise ValueError(
+                f"{path} has the same experts as {owner}, and would merge them differently; give both the same groups "
+                "and the same counts"
+            )
     keep_experts(model, {path: [part[0] for part in parts] for path, parts in groups.items()})
     for router in find_routers(model):
         if router.path in merged:

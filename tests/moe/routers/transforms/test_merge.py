@@ -128,3 +128,16 @@ def test_what_cannot_be_merged() -> None:
         merge_experts(other, every(other, GROUPS), align=True)
     with pytest.raises(ValueError, match=r"num_groups=9; model\.layers\.0\.mlp\.gate has 8 experts"):
         group_experts(model, 9, {})
+
+
+def test_experts_that_two_routers_share_are_merged_in_one_way() -> None:
+    model = build_tiny_moe("diffusion_gemma").model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    routers = [router.path for router in find_routers(model)]
+    pairs, others = [[0, 1], [2, 3], [4, 5], [6, 7]], [[0, 3], [2, 1], [4, 5], [6, 7]]
+    with pytest.raises(ValueError, match=r"has the same experts as model\.encoder\..* would merge them differently"):
+        merge_experts(model, {path: others if "decoder" in path else pairs for path in routers})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    merge_experts(model, dict.fromkeys(routers, pairs))
+    name = "model.decoder.layers.1.experts.down_proj"
+    torch.testing.assert_close(model.state_dict()[name], before[name].unflatten(0, (4, 2)).mean(1))
