@@ -292,8 +292,8 @@ FAMILIES: dict[str, Family] = {
         reason="two argmax with a capacity for each expert",
         layout="combine",
         gate="classifier",
-        defect="transformers 5.23 takes the one-hot mask of this router for indices, so that only expert_0 and expert_1 "
-        "compute, whatever it chooses",
+        defect="transformers 5.23 takes the one-hot mask of this router for indices, so that only expert_0 and "
+        "expert_1 compute, whatever it chooses",
     ),
     "PhimoeTopKRouter": Family(reason="sparsemixer normalises over the experts near the best one"),
     "SwitchTransformersTop1Router": Family(
