@@ -12,7 +12,8 @@ import torch
 from moe_families import build_tiny_moe
 from mote_runs import observe_run
 
-from hf_mixture.moe.anatomy import GroupRule, SelectionRule, find_routers
+from hf_mixture.moe.anatomy import GroupRule, SelectionBias, SelectionRule, UnsupportedRouterError, find_routers
+from hf_mixture.moe.mote.checks import check_means
 from hf_mixture.moe.mote.edit import ExpertEdit
 from hf_mixture.moe.mote.edits import ExpertEdits
 from hf_mixture.moe.mote.masks import RouterMasks
@@ -21,6 +22,8 @@ from hf_mixture.moe.mote.patch import tune_experts
 
 
 EXPERTS, TOP_K, TOKENS = 12, 3, 40
+# The operation on an expert, and its value.
+Edits = dict[int, tuple[str, float]]
 RULES = {
     "softmax": SelectionRule(score="softmax"),
     "softmax, renormalised": SelectionRule(score="softmax", normalise=True),
@@ -106,7 +109,7 @@ def draw(
 ) -> dict[int, tuple[str, float]]:
     """Edits that leave every group two experts."""
     spread = range(0, EXPERTS, 4) if rule.group is not None else range(0, EXPERTS, 2)
-    edits: dict[int, tuple[str, float]] = {}
+    edits: Edits = {}
     for op in ops:
         free = [e for e in (spread if op == "off" else range(EXPERTS)) if e not in edits]
         for e in rng.permutation(free)[: 2 if op == "on" else 3].tolist():
@@ -117,8 +120,6 @@ def draw(
 
 def bare_router(rule: SelectionRule, bias: torch.Tensor) -> Any:
     """A router of a model with another rule and bias."""
-    from hf_mixture.moe.anatomy import SelectionBias
-
     found = find_routers(build_tiny_moe("mixtral", num_experts=EXPERTS, top_k=TOP_K).model)[0]
     found.module.register_buffer("own_bias", bias)
     return replace(found, rule=rule, bias=SelectionBias(found.module, "own_bias", "own_bias"))
@@ -147,12 +148,15 @@ def masks_logits(rule: SelectionRule) -> bool:
 def test_every_mode_under_every_rule(name: str, mode: str, ops: tuple[str, ...], own: str) -> None:
     rule = RULES[name]
     if mode == "logit_mask" and not masks_logits(rule):
+        router = bare_router(rule, torch.zeros(EXPERTS))
+        with pytest.raises(UnsupportedRouterError, match="mode='logit_mask' needs a softmax"):
+            check_means(router, [ExpertEdit("gate", 0, "off")], mode, "own", intercept=False)
         return
     rng = np.random.default_rng(0)
     for _ in range(5):
         logits, bias = rng.normal(size=(TOKENS, EXPERTS)) * 2, rng.normal(size=EXPERTS) * 0.2
         edits = draw(rng, rule, ops, own)
-        expected = [route(rule, row, bias.tolist(), edits, mode, own) for row in logits.tolist()]
+        expected = [route(rule, row, bias.tolist(), edits, (mode, own)) for row in logits.tolist()]
 
         needs_value = {"scale", "bias", *(["on"] if own == "const" else [])}
         listed = [ExpertEdit("gate", e, op, v if op in needs_value else None) for e, (op, v) in edits.items()]
