@@ -47,14 +47,10 @@ def softmax(values: list[float]) -> list[float]:
 
 
 def route(
-    rule: SelectionRule,
-    logits: list[float],
-    bias: list[float],
-    edits: dict[int, tuple[str, float]],
-    mode: str,
-    own: str,
+    rule: SelectionRule, logits: list[float], bias: list[float], edits: Edits, meaning: tuple[str, str]
 ) -> dict[int, float]:
-    """The weight of each chosen expert of one token."""
+    """The weight of each chosen expert of one token; the meaning is the mode and the weight of forced experts."""
+    mode, own = meaning
     off = {e for e, (op, _) in edits.items() if op == "off"}
     on = {e for e, (op, _) in edits.items() if op == "on"}
     out = off if mode in ("reroute", "logit_mask") else set()
