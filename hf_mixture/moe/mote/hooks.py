@@ -182,6 +182,7 @@ def remove_patches(model: nn.Module) -> None:
                 if isinstance(_owner(hook), ours):
                     del hooks[key]
                     getattr(module, "_forward_pre_hooks_with_kwargs", {}).pop(key, None)
-        wrapper = module.__dict__.get("forward")
-        if isinstance(wrapper, InterceptedForward):
-            wrapper.remove()
+        # Under another attribute where a later wrapper, such as that of accelerate, has set it aside.
+        for name, value in list(vars(module).items()):
+            if isinstance(value, InterceptedForward):
+                value.remove(name)

@@ -9,6 +9,7 @@ Letters: T tokens, C classes that the selection ranks, K chosen, G groups.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
@@ -69,14 +70,19 @@ class InterceptedForward:
         """Take the place of the forward of the instance."""
         self.module.__dict__["forward"] = self
 
-    def remove(self) -> None:
-        """Give the place back; inside a later wrapper, do nothing from now on."""
-        if self.module.__dict__.get("forward") is self:
-            del self.module.__dict__["forward"]
-            if self.inner is not None:
-                self.module.__dict__["forward"] = self.inner
+    def remove(self, name: str = "forward") -> None:
+        """Give the place back, and do nothing from now on in wrappers that hold this one.
+
+        Args:
+            name: The attribute of the module that it is in.
+        """
+        self.masks = RouterMasks(len(self.masks.off))
+        if self.inner is not None:
+            self.module.__dict__[name] = self.inner
+        elif name == "forward":
+            del self.module.__dict__[name]
         else:
-            self.masks = RouterMasks(len(self.masks.off))
+            self.module.__dict__[name] = MethodType(type(self.module).forward, self.module)
 
 
 class _EditedSelections(TorchFunctionMode):
