@@ -37,5 +37,8 @@ def load_metric(name: str, **options: Any) -> evaluate.Metric:
     try:
         import evaluate
     except ImportError as error:
-        raise ImportError("load_metric needs the package evaluate; pip install evaluate") from error
+        raise ImportError(
+            "load_metric needs the package evaluate, which is not installed; install it with: "
+            'pip install "hf-mixture[metrics]"'
+        ) from error
     return evaluate.load(str(Path(__file__).parent / name / f"{name}.py"), **options)

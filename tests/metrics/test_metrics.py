@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -187,3 +189,14 @@ def test_a_copied_folder_is_a_module_and_a_space(name: str, tmp_path: Path, monk
     assert metric.inputs_description
     code = card.split("```python\n")[1].split("```")[0]
     exec(code, {})  # noqa: S102 - the example of the card
+
+
+def test_without_evaluate_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "evaluate", None)
+    with pytest.raises(ImportError, match=r'evaluate, which is not installed; .* pip install "hf-mixture\[metrics\]"'):
+        load_metric("moe_load")
+
+
+def test_the_extra_names_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert [text.split(">")[0] for text in project["optional-dependencies"]["metrics"]] == ["evaluate"]
