@@ -5,6 +5,7 @@ Letters: B rows, b of them, M experts, T tokens of the primary, N tokens of a pe
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from transformers import Cache, PreTrainedModel
 from hf_mixture.models.mixture_of_thoughts.objective import Group
 from hf_mixture.models.mixture_of_thoughts.peers import PeerLatents, PeerStates
 from hf_mixture.models.mixture_of_thoughts.router import Routing
-from hf_mixture.models.mixture_of_thoughts.thinking import PeerRun, PrimaryRun, active
+from hf_mixture.models.mixture_of_thoughts.thinking import EndOfReading, PeerRun, PrimaryRun, active
 from hf_mixture.models.mixture_of_thoughts.visibility import NEVER, visible
 
 
@@ -79,7 +80,7 @@ def peer_latents(
 ) -> list[Tensor]:
     """Let one peer read tokens: for each level its latents [b, N, R]."""
     run = PeerRun(expert, model.interactions, torch.is_grad_enabled())
-    with torch.no_grad(), active(model.mixture_number, run):
+    with torch.no_grad(), active(model.mixture_number, run), contextlib.suppress(EndOfReading):
         call(model.experts[expert].base_model, inputs, cache)
     return run.latents
 

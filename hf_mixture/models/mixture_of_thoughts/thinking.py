@@ -32,6 +32,10 @@ class Run(Protocol):
         """Look at the states after a stack; what is returned takes their place."""
 
 
+class EndOfReading(Exception):
+    """Ends the forward pass of a peer after its last boundary: nobody hears what its later layers would say."""
+
+
 _ACTIVE: ContextVar[tuple[int, Run] | None] = ContextVar("mixture_of_thoughts_run", default=None)
 
 
@@ -106,9 +110,15 @@ class PeerRun:
     latents: list[Tensor] = field(default_factory=list)
 
     def at_boundary(self, level: int, hidden: Tensor) -> None:
-        """Keep the latents of a level."""
+        """Keep the latents of a level.
+
+        Raises:
+            EndOfReading: After the last level.
+        """
         with torch.set_grad_enabled(self.with_grad):
             self.latents.append(self.levels[level].latents(self.expert, hidden))
+        if level == len(self.levels) - 1:
+            raise EndOfReading
 
 
 @dataclass
@@ -130,6 +140,7 @@ class PrimaryRun:
     attention_mask: Tensor | None = None
     cache: MotCache | None = None
     before_step: Callable[[Tensor], None] | None = None
+    mask: Tensor | None = field(default=None, init=False)
 
     def at_boundary(self, level: int, hidden: Tensor) -> Tensor:
         """Return the updated states [B, T, D]."""
@@ -140,15 +151,20 @@ class PrimaryRun:
         keys, values = interaction.keys_values(latents)
         if self.cache is not None:
             keys, values = self.cache.update_latents(keys, values, level)
-        num_own = keys.shape[-2]
-        tokens = latents.new_ones(rows, num_own) if self.attention_mask is None else self.attention_mask
-        own = own_visible(tokens[:, :num_own].to(latents.device), num_queries)
-        others = self.peers.mask(num_own - num_queries, num_own).to(latents.device)
+        if self.mask is None or level == 0:
+            self.mask = self._visible(keys.shape[-2], num_queries, latents)
         update = interaction.update(
             self.expert,
             latents,
-            torch.cat([keys, self.peers.keys[level]], dim=-2),
-            torch.cat([values, self.peers.values[level]], dim=-2),
-            torch.cat([own, others], dim=-1),
+            (keys, self.peers.keys[level]),
+            (values, self.peers.values[level]),
+            self.mask.to(latents.device),
         )
         return hidden + update.to(hidden.device, hidden.dtype)
+
+    def _visible(self, num_own: int, num_queries: int, latents: Tensor) -> Tensor:
+        """Which of its own tokens and of its peers' each of the last tokens sees [B, T, S + N]."""
+        tokens = latents.new_ones(len(latents), num_own) if self.attention_mask is None else self.attention_mask
+        own = own_visible(tokens[:, :num_own].to(latents.device), num_queries)
+        others = self.peers.mask(num_own - num_queries, num_own).to(latents.device)
+        return torch.cat([own, others], dim=-1)
