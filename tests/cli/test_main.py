@@ -11,7 +11,7 @@ import hf_mixture.cli
 from hf_mixture.cli.main import build_parser, main
 
 
-COMMANDS = {"doctor", "export-lora", "inspect", "list", "mix", "thoughts", "trace", "train", "upcycle"}
+COMMANDS = {"doctor", "export-lora", "inspect", "list", "mix", "mote", "thoughts", "trace", "train", "upcycle"}
 
 
 def commands() -> set[str]:

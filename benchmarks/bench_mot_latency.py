@@ -1,0 +1,214 @@
+"""Generation with a Mixture of Thoughts against its members on their own: prefill, and one token after it.
+
+Three experts of different families, widths and depths with random weights, each of at least 50 million parameters,
+read the same prompt in their own tokens. The prefill of a mixture is everything up to the logits of the first new
+token: routing, the peers, the primary; it is compared with the sum of the prefills of all members. A decoding step is
+compared with one of the primary alone. Routers read the prompt either with an encoder of the shape of MiniLM, or in
+the states of the first expert.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from common import compare, print_table, summarise, time_interleaved, write
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+from hf_mixture import MixtureOfThoughtsForCausalLM, MixtureOfThoughtsProcessor
+
+
+WARMUP = 1
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "Llama": LlamaConfig(
+        vocab_size=16384, hidden_size=640, intermediate_size=1728, num_hidden_layers=8, num_attention_heads=10
+    ),
+    "GPT-2": GPT2Config(vocab_size=24576, n_embd=768, n_layer=6, n_head=12),
+    "Qwen3": Qwen3Config(
+        vocab_size=32768,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=64,
+        tie_word_embeddings=True,
+    ),
+}
+ENCODER = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+ROUTERS = {"encoder": "with an encoder", "first": "by the first expert"}
+
+
+def source() -> list[str]:
+    """Modules of the standard library."""
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    return [file.read_text(encoding="utf-8", errors="ignore") for file in files]
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level pairs of some size, so that the experts cut the prompt at different places."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=["</s>"], show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>")
+
+
+class Clock(LogitsProcessor):
+    """Notes when the logits of each new token are there."""
+
+    def __init__(self) -> None:
+        self.times: list[tuple[float, float]] = []
+        self.tick()
+
+    def tick(self) -> None:
+        self.times.append((time.perf_counter(), time.process_time()))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.tick()
+        return scores
+
+    def measured(self) -> dict[str, tuple[float, float]]:
+        """Seconds until the first token, and the median of the steps after it, on both clocks."""
+        steps = [list(zip(*pair, strict=True)) for pair in zip(self.times, self.times[1:], strict=False)]
+        seconds = [tuple(after - before for before, after in step) for step in steps]
+        return {"prefill": seconds[0], "decode": tuple(map(median, zip(*seconds[1:], strict=True)))}
+
+
+def timed(
+    generate: Callable[..., Any], new_tokens: int, **inputs: Any
+) -> Callable[[], dict[str, tuple[float, float]]]:
+    def run() -> dict[str, tuple[float, float]]:
+        clock = Clock()
+        options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
+        generate(**inputs, **options, logits_processor=LogitsProcessorList([clock]))
+        return clock.measured()
+
+    return run
+
+
+def mixtures(experts: list[Any], **settings: Any) -> Iterator[tuple[str, MixtureOfThoughtsForCausalLM]]:
+    """One mixture for each way to route, of the same experts."""
+    for kind in ROUTERS:
+        torch.manual_seed(1)
+        encoder = AutoModel.from_config(ENCODER).eval() if kind == "encoder" else None
+        model = MixtureOfThoughtsForCausalLM.from_experts(experts, prompt_encoder=encoder, **settings).eval()
+        for level in model.interactions:
+            for up in level.up:
+                torch.nn.init.normal_(up.weight, std=0.02)
+        yield kind, model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--characters", type=int, default=1024, help="length of the prompt")
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=1, help="prompts at once")
+    parser.add_argument("--latent-size", type=int, default=768)
+    parser.add_argument("--dry-run", action="store_true", help="print the table without writing results")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    texts = source()
+    tokenizers = [train_tokenizer(texts[:60], size) for size in (4096, 6144, 8192)]
+    experts = [AutoModelForCausalLM.from_config(config).eval() for config in CONFIGS.values()]
+    sizes = {name: expert.num_parameters() for name, expert in zip(CONFIGS, experts, strict=True)}
+    for expert, tokenizer in zip(experts, tokenizers, strict=True):
+        expert.generation_config.pad_token_id = tokenizer.pad_token_id
+        expert.generation_config.eos_token_id = None
+    prompts = [text[2000 : 2000 + arguments.characters] for text in texts[60 : 60 + arguments.rows]]
+    processor = MixtureOfThoughtsProcessor(tokenizers, encoder_tokenizer=tokenizers[0])
+    batch = dict(processor(prompts))
+
+    runs: dict[str, Callable[[], dict[str, tuple[float, float]]]] = {}
+    for place, (name, expert) in enumerate(zip(CONFIGS, experts, strict=True)):
+        inputs = {key: batch["expert_inputs"][place][key] for key in ("input_ids", "attention_mask")}
+        runs[name] = timed(expert.generate, arguments.new_tokens, **inputs)
+    trained = {}
+    for kind, model in mixtures(experts, latent_size=arguments.latent_size):
+        trained[kind] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        for place, name in enumerate(CONFIGS):
+            primary = torch.full((arguments.rows,), place)
+            inputs = {**batch, "primary": primary}
+            runs[f"mixture {kind}, {name}"] = timed(model.generate, arguments.new_tokens, **inputs)
+    found: dict[str, list[dict[str, tuple[float, float]]]] = {name: [] for name in runs}
+    candidates = {name: lambda name=name: found[name].append(runs[name]()) for name in runs}
+    time_interleaved(candidates, rounds=arguments.rounds, warmup=WARMUP)
+
+    def seconds(name: str, part: str, clock: int) -> list[float]:
+        return [measured[part][clock] for measured in found[name][WARMUP:]]
+
+    ratios: dict[str, dict[str, Any]] = {}
+    rows = []
+    for kind, meaning in ROUTERS.items():
+        for name in CONFIGS:
+            mixture, row = f"mixture {kind}, {name}", [name, meaning]
+            for part in ("decode", "prefill"):
+                for clock, unit in enumerate(("wall", "cpu")):
+                    members = [seconds(member, part, clock) for member in (CONFIGS if part == "prefill" else [name])]
+                    times = {
+                        "mixture": seconds(mixture, part, clock),
+                        "members": [*map(sum, zip(*members, strict=True))],
+                    }
+                    ratio = compare(times, "mixture")["mixture / members"]
+                    ratios.setdefault(f"{part}, routed {meaning}", {}).setdefault(name, {})[unit] = ratio
+                    if unit == "cpu":
+                        row.append(f"{ratio['median']:.3f} ({ratio['quartile_1']:.3f} to {ratio['quartile_3']:.3f})")
+            rows.append(row)
+    print_table(["primary", "routed", "decode / primary (CPU time)", "prefill / sum of members (CPU time)"], rows)
+    result = {
+        "setting": {
+            "rows": arguments.rows,
+            "prompt characters": arguments.characters,
+            "new tokens": arguments.new_tokens,
+            "rounds": arguments.rounds,
+            "latent size": arguments.latent_size,
+            "interaction levels": 3,
+            "peers": "prompt",
+        },
+        "parameters": sizes,
+        "prompt_tokens": {
+            name: inputs["input_ids"].shape[1] for name, inputs in zip(CONFIGS, batch["expert_inputs"], strict=True)
+        },
+        "trained_parameters": trained,
+        "seconds": {
+            name: {
+                part: {unit: summarise(seconds(name, part, clock)) for clock, unit in enumerate(("wall", "cpu"))}
+                for part in ("prefill", "decode")
+            }
+            for name in runs
+        },
+        "ratios": ratios,
+    }
+    if not arguments.dry_run:
+        write("mot_latency", result)
+    else:
+        print(
+            result["prompt_tokens"],
+            sizes,
+            {k: (v["prefill"]["cpu"]["median"], v["decode"]["cpu"]["median"]) for k, v in result["seconds"].items()},
+        )
+
+
+if __name__ == "__main__":
+    main()
