@@ -67,7 +67,7 @@ def _of_kind(
     for name, cuts in long.items():
         if not cuts:
             raise ValueError(
-                f"no file of domain {name!r} has {turns.count(name)} segments of {spec.segment_characters} characters "
+                f"no file of domain {name!r} has {turns.count(name)} segments "
                 f"for documents.kinds.{kind}; lower documents.segment_characters"
             )
         draw.shuffle(cuts)
@@ -89,21 +89,22 @@ def segments(text: str, num_characters: int) -> list[str]:
 
     Args:
         text: The text.
-        num_characters: Least characters of a segment; it has fewer than twice as many.
+        num_characters: Most characters of a segment, at least 1.
 
     Returns:
-        Consecutive segments; what is left at the end is dropped.
+        Consecutive segments, each as long as the lines allow.
 
     Example:
         >>> from hf_mixture.training.thoughts.documents import segments
-        >>> segments("one\\ntwo\\nthree\\nfour\\n", 6)
-        ['one\\ntwo\\n', 'three\\n']
+        >>> segments("one\\ntwo\\nthree\\nfour\\n", 8)
+        ['one\\ntwo\\n', 'three\\n', 'four\\n']
     """
     found, current = [], ""
     for line in text.splitlines(keepends=True):
         for start in range(0, len(line), num_characters):
-            current += line[start : start + num_characters]
-            if len(current) >= num_characters:
+            piece = line[start : start + num_characters]
+            if len(current) + len(piece) > num_characters:
                 found.append(current)
                 current = ""
-    return found
+            current += piece
+    return [*found, current] if current else found

@@ -99,7 +99,7 @@ def describe(recipe: ThoughtsRecipe, plan: ThoughtsPlan) -> str:
     spec = recipe.documents
     lines += [
         "",
-        f"documents      {spec.num_segments} segments of {spec.segment_characters} characters or more, "
+        f"documents      {spec.num_segments} segments of at most {spec.segment_characters} characters, "
         f"{spec.prompt_segments} of them the prompt; of each kind {spec.num_train} to train on, at most "
         f"{spec.num_validation} for validation and {spec.num_test} to test",
     ]

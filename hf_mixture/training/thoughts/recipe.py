@@ -44,8 +44,7 @@ class DocumentsSpec:
             the same host file.
         num_segments: Segments of a document. Default: 6.
         prompt_segments: How many of them are the prompt, which the router reads; the rest is predicted. Default: 2.
-        segment_characters: Least characters of a segment, which ends with a line; a line that is longer than this is
-            cut. Default: 200.
+        segment_characters: Most characters of a segment of whole lines; a line that is longer is cut. Default: 200.
         num_train: Training documents of each kind. Default: 200.
         num_validation: Most validation documents of each kind. Default: 30.
         num_test: Most test documents of each kind. Default: 100.
