@@ -10,6 +10,7 @@ the states of the first expert.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
@@ -106,16 +107,18 @@ def timed(
     return run
 
 
-def mixtures(experts: list[Any], **settings: Any) -> Iterator[tuple[str, MixtureOfThoughtsForCausalLM]]:
-    """One mixture for each way to route, of the same experts."""
-    for kind in ROUTERS:
+def mixtures(experts: list[Any], latent_sizes: list[int]) -> Iterator[tuple[str, int, MixtureOfThoughtsForCausalLM]]:
+    """One mixture for each way to route and each latent size, of the same experts."""
+    for kind, latent_size in itertools.product(ROUTERS, latent_sizes):
         torch.manual_seed(1)
         encoder = AutoModel.from_config(ENCODER).eval() if kind == "encoder" else None
-        model = MixtureOfThoughtsForCausalLM.from_experts(experts, prompt_encoder=encoder, **settings).eval()
+        model = MixtureOfThoughtsForCausalLM.from_experts(
+            experts, prompt_encoder=encoder, latent_size=latent_size
+        ).eval()
         for level in model.interactions:
             for up in level.up:
                 torch.nn.init.normal_(up.weight, std=0.02)
-        yield kind, model
+        yield kind, latent_size, model
 
 
 def main() -> None:
@@ -124,7 +127,7 @@ def main() -> None:
     parser.add_argument("--characters", type=int, default=1024, help="length of the prompt")
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rows", type=int, default=1, help="prompts at once")
-    parser.add_argument("--latent-size", type=int, default=768)
+    parser.add_argument("--latent-sizes", type=int, nargs="+", default=[512, 768])
     parser.add_argument("--dry-run", action="store_true", help="print the table without writing results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -145,12 +148,12 @@ def main() -> None:
         inputs = {key: batch["expert_inputs"][place][key] for key in ("input_ids", "attention_mask")}
         runs[name] = timed(expert.generate, arguments.new_tokens, **inputs)
     trained = {}
-    for kind, model in mixtures(experts, latent_size=arguments.latent_size):
-        trained[kind] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    for kind, latent_size, model in mixtures(experts, arguments.latent_sizes):
+        trained[f"{kind}, {latent_size}"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
         for place, name in enumerate(CONFIGS):
             primary = torch.full((arguments.rows,), place)
             inputs = {**batch, "primary": primary}
-            runs[f"mixture {kind}, {name}"] = timed(model.generate, arguments.new_tokens, **inputs)
+            runs[f"mixture {kind}, {latent_size}, {name}"] = timed(model.generate, arguments.new_tokens, **inputs)
     found: dict[str, list[dict[str, tuple[float, float]]]] = {name: [] for name in runs}
     candidates = {name: lambda name=name: found[name].append(runs[name]()) for name in runs}
     time_interleaved(candidates, rounds=arguments.rounds, warmup=WARMUP)
@@ -160,29 +163,29 @@ def main() -> None:
 
     ratios: dict[str, dict[str, Any]] = {}
     rows = []
-    for kind, meaning in ROUTERS.items():
-        for name in CONFIGS:
-            mixture, row = f"mixture {kind}, {name}", [name, meaning]
-            for part in ("decode", "prefill"):
-                for clock, unit in enumerate(("wall", "cpu")):
-                    members = [seconds(member, part, clock) for member in (CONFIGS if part == "prefill" else [name])]
-                    times = {
-                        "mixture": seconds(mixture, part, clock),
-                        "members": [*map(sum, zip(*members, strict=True))],
-                    }
-                    ratio = compare(times, "mixture")["mixture / members"]
-                    ratios.setdefault(f"{part}, routed {meaning}", {}).setdefault(name, {})[unit] = ratio
-                    if unit == "cpu":
-                        row.append(f"{ratio['median']:.3f} ({ratio['quartile_1']:.3f} to {ratio['quartile_3']:.3f})")
-            rows.append(row)
-    print_table(["primary", "routed", "decode / primary (CPU time)", "prefill / sum of members (CPU time)"], rows)
+    for latent_size, kind, name in itertools.product(arguments.latent_sizes, ROUTERS, CONFIGS):
+        mixture, row = f"mixture {kind}, {latent_size}, {name}", [name, str(latent_size), ROUTERS[kind]]
+        for part in ("decode", "prefill"):
+            for clock, unit in enumerate(("wall", "cpu")):
+                members = [seconds(member, part, clock) for member in (CONFIGS if part == "prefill" else [name])]
+                times = {"mixture": seconds(mixture, part, clock), "members": [*map(sum, zip(*members, strict=True))]}
+                ratio = compare(times, "mixture")["mixture / members"]
+                setting = f"{part}, latent size {latent_size}, routed {ROUTERS[kind]}"
+                ratios.setdefault(setting, {}).setdefault(name, {})[unit] = ratio
+                if unit == "cpu":
+                    row.append(f"{ratio['median']:.3f} ({ratio['quartile_1']:.3f} to {ratio['quartile_3']:.3f})")
+        rows.append(row)
+    print_table(
+        ["primary", "latent size", "routed", "decode / primary (CPU time)", "prefill / sum of members (CPU time)"],
+        rows,
+    )
     result = {
         "setting": {
             "rows": arguments.rows,
             "prompt characters": arguments.characters,
             "new tokens": arguments.new_tokens,
             "rounds": arguments.rounds,
-            "latent size": arguments.latent_size,
+            "latent sizes": arguments.latent_sizes,
             "interaction levels": 3,
             "peers": "prompt",
         },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,45 @@ from transformers.cache_utils import DynamicLayer
 if TYPE_CHECKING:
     from hf_mixture.models.mixture_of_thoughts.peers import PeerLatents
     from hf_mixture.models.mixture_of_thoughts.streaming import PeerReaders
+
+
+class LatentLayer(DynamicLayer):
+    """Keys and values of the latents of one level, with room for tokens to come.
+
+    Where no gradients flow, a new token is written into the room, which doubles when it is full; all others stay where
+    they are.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rooms: tuple[Tensor, Tensor] | None = None
+        self._written: Tensor | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add the latents of new tokens [B, H, T, R/H] and return those of all [B, H, S, R/H]."""
+        start = self.get_seq_length()
+        if torch.is_grad_enabled() or start == 0:
+            keys, values = super().update(key_states, value_states, *args, **kwargs)
+            return keys, values
+        stop = start + key_states.shape[-2]
+        # Beam search and cropping put tensors of their own in the place of what was written here.
+        if self._rooms is None or self.keys is not self._written or self._rooms[0].shape[-2] < stop:
+            self._rooms = _with_room(self.keys, 2 * stop), _with_room(self.values, 2 * stop)
+        keys, values = self._rooms
+        keys[:, :, start:stop] = key_states
+        values[:, :, start:stop] = value_states
+        self.keys, self.values = keys[:, :, :stop], values[:, :, :stop]
+        self._written = self.keys
+        return self.keys, self.values
+
+
+def _with_room(states: Tensor, num_tokens: int) -> Tensor:
+    room = states.new_empty(*states.shape[:2], num_tokens, states.shape[-1])
+    room[:, :, : states.shape[-2]] = states
+    return room
 
 
 class MotCache(DynamicCache):
@@ -30,7 +69,7 @@ class MotCache(DynamicCache):
     def __init__(self, config: PreTrainedConfig, num_interactions: int, peers: PeerLatents) -> None:
         super().__init__(config=config)
         self.first_latent_layer = len(self.layers)
-        self.layers += [DynamicLayer() for _ in range(num_interactions)]
+        self.layers += [LatentLayer() for _ in range(num_interactions)]
         self.peers = peers
         self.readers: PeerReaders | None = None
 
