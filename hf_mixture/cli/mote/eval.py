@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, and write results, report, plot and the card of the edits."""
     from hf_mixture.hub.atomic import write_atomic
     from hf_mixture.moe.mote.edits import ExpertEdits
-    from hf_mixture.moe.mote.evaluation import EditEvaluator, summarise_draws
+    from hf_mixture.moe.mote.evaluation import EditEvaluator, MeasuredFile, summarise_draws
     from hf_mixture.moe.mote.prompt_table import read_prompts
     from hf_mixture.moe.mote.report import comparison_table, draw_comparison, report_text, write_edits_card
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         for name in ("model", "revision", "dtype", "prompts", "behaviour", "target", "draws", "seed", "max_new_tokens")
     }
     settings["edits"] = edits.to_dict()
-    measured = _Measured(folder / "measured.json", settings)
+    measured = MeasuredFile(folder / "measured.json", settings)
     evaluator = EditEvaluator(
         model, tokenizer, groups, behaviour, args.max_new_tokens, args.batch_size, measured=measured
     )
@@ -86,26 +86,6 @@ def run(args: argparse.Namespace) -> int:
         write_edits_card(local, edits, results, pictures)
     print(json.dumps(results, indent=2) if args.json else f"{comparison_table(results)}\n\nreport {folder}/report.md")
     return 0
-
-
-class _Measured(dict[str, Any]):
-    """Results that are on disk as soon as they are there."""
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        super().__init__()
-        self._path, self._settings = path, settings
-        if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if before["settings"] != settings:
-                raise ValueError(f"{path.parent} holds another evaluation, see {path}; name another with --output")
-            self.update(before["measured"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        from hf_mixture.hub.atomic import write_atomic
-
-        super().__setitem__(name, value)
-        write_atomic(self._path, json.dumps({"settings": self._settings, "measured": dict(self)}) + "\n")
 
 
 def _groups(table: Any) -> list[Any]:

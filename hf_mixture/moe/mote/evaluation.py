@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.moe.anatomy import find_routers
 from hf_mixture.moe.mote.baselines import draw_random_edits
 from hf_mixture.moe.mote.behaviours import Behaviour
@@ -147,6 +150,32 @@ class EditEvaluator:
             right = sum(hits) / len(hits)
         shares = {label: labels.count(label) / len(labels) for label in sorted(set(labels))}
         return {"num_prompts": len(labels), "shares": shares, "accuracy": right}
+
+
+class MeasuredFile(dict[str, Any]):
+    """Results that are on disk as soon as they are there, so that an evaluation that was killed goes on.
+
+    Args:
+        path: The JSON file.
+        settings: All that the results depend on, as plain data.
+
+    Raises:
+        ValueError: If the file holds results with other settings.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._path, self._settings = path, dict(settings)
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if before["settings"] != self._settings:
+                raise ValueError(f"{path.parent} holds another evaluation, see {path}; name another with --output")
+            self.update(before["measured"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        write_atomic(self._path, json.dumps({"settings": self._settings, "measured": dict(self)}) + "\n")
 
 
 def summarise_draws(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""The recipe of a run of expert edits: what `hf-mixture mote run` reads, resolves, checks and saves."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionsSpec:
+    """Questions about a made-up world: each fact is asked for in a public and in a private prompt.
+
+    Args:
+        num_entities: Entities. Default: 40.
+        num_relations: Relations; there is one fact for each entity and relation. Default: 6.
+        num_answers: Different answers, which a seed gives to the facts. Default: 24.
+        num_own_relations: Relations whose answers are others in private prompts, so that the first training already
+            has to tell the topics apart. Default: 0.
+        num_scanned: Facts whose prompts the experts are found with; the others measure what the edits do.
+            Default: 120.
+    """
+
+    num_entities: int = 40
+    num_relations: int = 6
+    num_answers: int = 24
+    num_own_relations: int = 0
+    num_scanned: int = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSpec:
+    """How experts are found.
+
+    Args:
+        statistic: As in `FtriCollector`. Default: `count`.
+        scorer: As in `rank_experts`. Default: `difference`.
+        normalise: Divide the counts of a prompt by its tokens; all prompts are equally long. Default: false.
+    """
+
+    statistic: str = "count"
+    scorer: str = "difference"
+    normalise: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditsSpec:
+    """Which edits are compared.
+
+    Args:
+        num_off: Numbers of experts to switch off. Default: 1, 2, 3, 4, 10.
+        modes: What to do with a token that had chosen one of them. Default: `reroute`, `zero_renorm`.
+        num_on: Numbers of experts to force on. Default: 1, 2.
+        force_weight: As in `ExpertEdits`. Default: `max`.
+        num_draws: Random sets of experts that each is compared with, at least 20. Default: 20.
+        baked: Number of experts that are baked into weights, in mode `zero`; one of `num_off`. Default: 4.
+    """
+
+    num_off: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 10])
+    modes: list[str] = field(default_factory=lambda: ["reroute", "zero_renorm"])
+    num_on: list[int] = field(default_factory=lambda: [1, 2])
+    force_weight: str = "max"
+    num_draws: int = 20
+    baked: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoteRecipe:
+    """One run: a sparse model learns facts, then to refuse private prompts, and its experts are found and switched.
+
+    Args:
+        name: Name of the run.
+        output_dir: Where everything is written.
+        model: `model_type` and fields of the configuration of the sparse model.
+        pretrain: Fields of `TrainingArguments` for the facts, all of them answered; `max_steps` is required.
+        finetune: The same for what follows: private prompts are refused.
+        trained: Parts of the names of the parameters that `finetune` trains; all others are frozen.
+        losses: Arguments of `RouterLoss` in both trainings. Defaults to none.
+        finetune_losses: The same for `finetune`, where it differs. Defaults to `losses`.
+        questions: The facts.
+        scan: How experts are found.
+        edits: Which edits are compared.
+        description: One paragraph for report and card.
+        seeds: Seeds of facts, weights and order of the prompts; one run each. Default: 0.
+        batch_size: Prompts at once where the model answers. Default: 256.
+    """
+
+    name: str
+    output_dir: str
+    model: dict[str, Any]
+    pretrain: dict[str, Any]
+    finetune: dict[str, Any]
+    trained: list[str]
+    losses: dict[str, Any] = field(default_factory=dict)
+    finetune_losses: dict[str, Any] | None = None
+    questions: QuestionsSpec = field(default_factory=QuestionsSpec)
+    scan: ScanSpec = field(default_factory=ScanSpec)
+    edits: EditsSpec = field(default_factory=EditsSpec)
+    description: str = ""
+    seeds: list[int] = field(default_factory=lambda: [0])
+    batch_size: int = 256
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain data, every default written out."""
+        return dataclasses.asdict(self)
+
+    def to_yaml(self) -> str:
+        """Return the text of the resolved `recipe.yaml`."""
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,122 @@
+"""From the text of a recipe of expert edits to a checked `MoteRecipe`: every rule that needs no data."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_mixture.moe.mote.evaluation import MIN_DRAWS
+from hf_mixture.moe.mote.resonance import STATISTICS
+from hf_mixture.moe.mote.scorers import SCORERS
+from hf_mixture.training.mote.recipe import MoteRecipe
+from hf_mixture.training.resolve import (
+    OWNED_ARGUMENTS,
+    check_model_config,
+    check_training_arguments,
+    recipe_values,
+)
+from hf_mixture.training.strict import build, check_names
+
+
+# The seed of a run is one of `seeds`; there is no held-out loss: answers are compared.
+OWNED = OWNED_ARGUMENTS | {"seed", "data_seed", "eval_strategy", "eval_steps"}
+# What the words decide.
+OWNED_OF_MODEL = frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
+# Under these modes an expert can be switched off.
+OFF_MODES = ("reroute", "zero_renorm", "zero", "logit_mask")
+
+
+def resolve_mote(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smoke: bool = False) -> MoteRecipe:
+    """Read a recipe of expert edits; what is given later wins: the file, its `smoke` section, `overrides`.
+
+    Args:
+        text: The YAML text. Its top-level key `smoke` maps key paths to the values of a run of seconds.
+        overrides: Pairs of key path and value.
+        smoke: Whether to apply the `smoke` section.
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        ValueError: If a key is unknown, a value has the wrong type or breaks a rule.
+    """
+    values = recipe_values(text, overrides=overrides, smoke=smoke)
+    for key, command in (
+        ("adapters", "train"),
+        ("method", "mix search"),
+        ("routers", "upcycle"),
+        ("thoughts", "thoughts"),
+    ):
+        if key in values:
+            raise ValueError(f"the recipe has {key!r} and edits no experts; run it with hf-mixture {command}")
+    recipe = build(MoteRecipe, values, "")
+    check_model_config(recipe.model, "model")
+    for name in recipe.model:
+        if name in OWNED_OF_MODEL:
+            raise ValueError(f"model has {name!r}, which the tokenizer decides; remove it")
+    for stage in ("pretrain", "finetune"):
+        check_training_arguments(getattr(recipe, stage), stage, OWNED)
+    _check_losses("losses", recipe.losses)
+    _check_losses("finetune_losses", recipe.finetune_losses or {})
+    _check_numbers(recipe)
+    _check_edits(recipe)
+    check_names([recipe.scan.scorer], SCORERS, "scan.scorer")
+    check_names([recipe.scan.statistic], STATISTICS, "scan.statistic")
+    return recipe
+
+
+def _check_numbers(recipe: MoteRecipe) -> None:
+    questions = recipe.questions
+    limits = {f"questions.{name}": (value, 1) for name, value in dataclasses.asdict(questions).items()}
+    limits |= {"questions.num_own_relations": (questions.num_own_relations, 0), "batch_size": (recipe.batch_size, 1)}
+    for name, (value, least) in limits.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+    if questions.num_own_relations > questions.num_relations:
+        raise ValueError(
+            f"questions.num_own_relations is {questions.num_own_relations}; there are only {questions.num_relations} "
+            "relations"
+        )
+    num_facts = questions.num_entities * questions.num_relations
+    if questions.num_scanned >= num_facts:
+        raise ValueError(
+            f"questions.num_scanned is {questions.num_scanned}; it must be below the {num_facts} facts, so that some "
+            "are left to measure the edits with"
+        )
+    if not recipe.seeds or len(set(recipe.seeds)) < len(recipe.seeds) or min(recipe.seeds) < 0:
+        raise ValueError(f"seeds is {recipe.seeds}; give at least one, each once, none below 0")
+    if not recipe.trained or not all(recipe.trained):
+        raise ValueError(f"trained is {recipe.trained}; give at least one part of the names of parameters")
+
+
+def _check_edits(recipe: MoteRecipe) -> None:
+    edits = recipe.edits
+    for name in ("num_off", "num_on"):
+        numbers = getattr(edits, name)
+        if not numbers or min(numbers) < 1 or len(set(numbers)) < len(numbers):
+            raise ValueError(
+                f"edits.{name} is {numbers}; give at least one number of experts, each once, none below 1"
+            )
+    check_names(edits.modes, OFF_MODES, "edits.modes")
+    if not edits.modes:
+        raise ValueError(f"edits.modes is empty; name at least one of {', '.join(OFF_MODES)}")
+    if edits.num_draws < MIN_DRAWS:
+        raise ValueError(f"edits.num_draws is {edits.num_draws}; it must be at least {MIN_DRAWS}")
+    # A constant weight would need a value.
+    check_names([edits.force_weight], ("own", "max"), "edits.force_weight")
+    if edits.baked not in edits.num_off:
+        raise ValueError(f"edits.baked is {edits.baked}; it must be one of edits.num_off, {edits.num_off}")
+
+
+def _check_losses(where: str, values: Mapping[str, Any]) -> None:
+    from hf_mixture.moe.routers.loss_callback import RouterLoss
+
+    if not values:
+        return
+    check_names(values, inspect.signature(RouterLoss).parameters, where)
+    try:
+        RouterLoss(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
