@@ -76,9 +76,15 @@ if TYPE_CHECKING:
     from hf_mixture.moe.anatomy.find import find_routers as find_routers
     from hf_mixture.moe.mote.auto import AutoMoTE as AutoMoTE
     from hf_mixture.moe.mote.bake import bake as bake
+    from hf_mixture.moe.mote.behaviours import make_behaviour as make_behaviour
     from hf_mixture.moe.mote.edit import ExpertEdit as ExpertEdit
     from hf_mixture.moe.mote.edits import ExpertEdits as ExpertEdits
+    from hf_mixture.moe.mote.evaluation import EditEvaluator as EditEvaluator
+    from hf_mixture.moe.mote.evaluation import PromptGroup as PromptGroup
     from hf_mixture.moe.mote.patch import tune_experts as tune_experts
+    from hf_mixture.moe.mote.ranking import rank_experts as rank_experts
+    from hf_mixture.moe.mote.resonance import FtriCollector as FtriCollector
+    from hf_mixture.moe.mote.scan import scan_prompts as scan_prompts
     from hf_mixture.moe.routers.balance import LossFreeBalanceCallback as LossFreeBalanceCallback
     from hf_mixture.moe.routers.levels_collator import LevelDataCollator as LevelDataCollator
     from hf_mixture.moe.routers.loss_callback import RouterLoss as RouterLoss

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from hf_mixture.hub.atomic import write_atomic
     from hf_mixture.moe.mote.maps_file import write_maps
     from hf_mixture.moe.mote.prompt_table import read_prompts
-    from hf_mixture.moe.mote.scan import scan
+    from hf_mixture.moe.mote.scan import scan_prompts
 
     table = read_prompts(args.prompts, split=args.split)
     behaviour = None if args.behaviour is None else behaviour_of(args.behaviour)
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         "behaviour": args.behaviour,
     }
     _check_settings(folder, settings)
-    found = scan(
+    found = scan_prompts(
         model,
         tokenizer,
         table.prompts,

@@ -32,6 +32,11 @@ class PromptGroup:
         name: The name of the group.
         prompts: The prompts; they should not be those that the experts were found with.
         expected: The right answer to each, compared without surrounding white space; None where there is none.
+
+    Example:
+        >>> from hf_mixture import PromptGroup
+        >>> PromptGroup("capitals", ["The capital of France is"], expected=["Paris"]).name
+        'capitals'
     """
 
     name: str
@@ -59,6 +64,24 @@ class EditEvaluator:
 
     Raises:
         ValueError: If there are no groups, two of one name, or not as many answers as prompts.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
+        >>> from hf_mixture import EditEvaluator, PromptGroup, make_behaviour
+        >>> words = Tokenizer(models.WordLevel({"<unk>": 0, "one": 1, "two": 2, "three": 3}, unk_token="<unk>"))
+        >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<unk>")
+        >>> config = Qwen3MoeConfig(
+        ...     vocab_size=4, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        ...     intermediate_size=8, moe_intermediate_size=8, num_experts=4, num_experts_per_tok=2,
+        ... )
+        >>> model = Qwen3MoeForCausalLM(config)
+        >>> says_one = make_behaviour({"name": "phrases", "classes": {"one": ["one"]}, "default": "other"})
+        >>> groups = [PromptGroup("all", ["one two", "three"])]
+        >>> evaluator = EditEvaluator(model, tokenizer, groups, says_one, max_new_tokens=2, progress=False)
+        >>> evaluator.measure("unedited")["all"]["num_prompts"]
+        2
     """
 
     model: Any

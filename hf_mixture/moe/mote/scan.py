@@ -44,7 +44,7 @@ class Scan:
     maps: FtriMaps
 
 
-def scan(
+def scan_prompts(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Prompt],
@@ -82,6 +82,22 @@ def scan(
     Raises:
         ValueError: If the arguments do not fit together, or the folder holds another scan.
         UnsupportedRouterError: If the routers of the model cannot be counted.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
+        >>> from hf_mixture import scan_prompts
+        >>> words = Tokenizer(models.WordLevel({"<unk>": 0, "one": 1, "two": 2, "three": 3}, unk_token="<unk>"))
+        >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<unk>")
+        >>> config = Qwen3MoeConfig(
+        ...     vocab_size=4, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        ...     intermediate_size=8, moe_intermediate_size=8, num_experts=4, num_experts_per_tok=2,
+        ... )
+        >>> model = Qwen3MoeForCausalLM(config)
+        >>> found = scan_prompts(model, tokenizer, ["one two", "three"], labels=["short", "long"], progress=False)
+        >>> found.maps.counts.sum(axis=1).tolist()  # tokens x layers x chosen experts
+        [8, 4]
     """
     from accelerate import PartialState
     from accelerate.utils import gather_object

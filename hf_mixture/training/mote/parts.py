@@ -174,7 +174,7 @@ def scan_experts(run: MoteRun, seed: int) -> None:
     """Rank the experts for the refusals, and for the topic before the model had learned to refuse."""
     from hf_mixture.moe.mote.behaviours import make_behaviour
     from hf_mixture.moe.mote.ranking import bootstrap_stability, rank_experts
-    from hf_mixture.moe.mote.scan import scan
+    from hf_mixture.moe.mote.scan import scan_prompts
 
     if run.is_finished(SCAN, seed):
         return
@@ -182,7 +182,7 @@ def scan_experts(run: MoteRun, seed: int) -> None:
     scanned = run.questions(seed).scanned
     prompts, topics = [question.prompt for question in scanned], [question.topic for question in scanned]
     options: dict[str, Any] = {"statistic": spec.statistic, "batch_size": run.recipe.batch_size}
-    found = scan(
+    found = scan_prompts(
         run.load(FINETUNE, seed),
         tokenizer,
         prompts,
@@ -190,7 +190,7 @@ def scan_experts(run: MoteRun, seed: int) -> None:
         max_new_tokens=ANSWER_TOKENS,
         **options,
     )
-    before = scan(run.load(PRETRAIN, seed), tokenizer, prompts, labels=topics, **options)
+    before = scan_prompts(run.load(PRETRAIN, seed), tokenizer, prompts, labels=topics, **options)
     if len(set(found.labels)) == 1:
         raise RuntimeError(
             f"seed {seed}: the model answers all scanned prompts alike ({found.labels[0]}); train longer in 'finetune'"

@@ -19,7 +19,7 @@ from hf_mixture.moe.mote.patch import tune_experts
 from hf_mixture.moe.mote.ranking import rank_experts
 from hf_mixture.moe.mote.resonance import FtriCollector
 from hf_mixture.moe.mote.respond import encode, respond
-from hf_mixture.moe.mote.scan import scan
+from hf_mixture.moe.mote.scan import scan_prompts
 
 
 TOKENIZER = word_tokenizer()
@@ -40,7 +40,7 @@ def said_alone(model: Any, prompt: str, num: int) -> str:
 
 def test_a_scan_is_what_each_prompt_says_alone(tmp_path: Path) -> None:
     model, texts = tiny_model(), prompts(11)
-    found = scan(
+    found = scan_prompts(
         model,
         TOKENIZER,
         texts,
@@ -58,7 +58,7 @@ def test_a_scan_is_what_each_prompt_says_alone(tmp_path: Path) -> None:
             model(torch.tensor([TOKENIZER(text)["input_ids"]]))
         assert np.array_equal(collector.maps().counts[0], found.maps.counts[place])
     # Known labels need no generation, and give the same maps.
-    known = scan(model, TOKENIZER, texts, labels=found.labels, batch_size=3, progress=False)
+    known = scan_prompts(model, TOKENIZER, texts, labels=found.labels, batch_size=3, progress=False)
     assert np.array_equal(known.maps.counts, found.maps.counts)
     assert list(known.responses) == [""] * 11
 
@@ -75,17 +75,17 @@ def test_a_scan_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
         return respond(*args, **kwargs)
 
     options: dict[str, Any] = {"behaviour": by_first_word, "max_new_tokens": 3, "batch_size": 3, "progress": False}
-    whole = scan(model, TOKENIZER, texts, **options)
+    whole = scan_prompts(model, TOKENIZER, texts, **options)
     monkeypatch.setattr(module, "respond", stopping)
     with pytest.raises(KeyboardInterrupt):
-        scan(model, TOKENIZER, texts, folder=tmp_path, **options)
+        scan_prompts(model, TOKENIZER, texts, folder=tmp_path, **options)
     calls.extend([1, 1])
-    resumed = scan(model, TOKENIZER, texts, folder=tmp_path, **options)
+    resumed = scan_prompts(model, TOKENIZER, texts, folder=tmp_path, **options)
     assert len(calls) == 7, "two batches of four were done"
     assert np.array_equal(resumed.maps.counts, whole.maps.counts)
     assert (resumed.responses, resumed.labels) == (whole.responses, whole.labels)
     with pytest.raises(ValueError, match="is of a scan with another model, other prompts or other settings"):
-        scan(model, TOKENIZER, texts, folder=tmp_path, **{**options, "max_new_tokens": 4})
+        scan_prompts(model, TOKENIZER, texts, folder=tmp_path, **{**options, "max_new_tokens": 4})
 
 
 def test_chats_go_through_the_template() -> None:
@@ -108,7 +108,7 @@ def test_wrong_arguments_are_refused() -> None:
         ({"behaviour": by_first_word, "batch_size": 0}, "batch_size=0 must be >= 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            scan(model, TOKENIZER, texts, **arguments)
+            scan_prompts(model, TOKENIZER, texts, **arguments)
     for wrong, error, message in (
         ([], ValueError, "prompts is empty"),
         (["w1", ""], ValueError, r"prompts\[1\] is empty"),
@@ -116,7 +116,7 @@ def test_wrong_arguments_are_refused() -> None:
         ([["w1"]], TypeError, r"it must be a text, or a list of chat messages"),
     ):
         with pytest.raises(error, match=message):
-            scan(model, TOKENIZER, wrong, behaviour=by_first_word)
+            scan_prompts(model, TOKENIZER, wrong, behaviour=by_first_word)
 
 
 def test_edits_are_measured_beside_random_ones() -> None:
@@ -204,7 +204,7 @@ def test_random_edits_keep_to_what_routers_allow() -> None:
 
 def test_the_control_of_the_topic_leaves_the_behaviour_out() -> None:
     model, texts = tiny_model(), prompts(12)
-    found = scan(model, TOKENIZER, texts, labels=["refused"] * 4 + ["answered"] * 8, progress=False)
+    found = scan_prompts(model, TOKENIZER, texts, labels=["refused"] * 4 + ["answered"] * 8, progress=False)
     topics = ["a", "a", "a", "b", "a", "a", "b", "b", "b", "a", "b", "a"]
     topic, ranked = topic_ranking(found.maps, found.labels, topics, "refused")
     assert topic == "a"
