@@ -26,7 +26,14 @@ import hf_mixture
 
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/data_mixtures.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/data_mixtures.md",
+    "docs/mixture_of_thoughts.md",
+    "docs/mote.md",
+    "docs/sparse_models.md",
+)
 PUBLIC = [name for name in hf_mixture.__all__ if not name.startswith("__")]
 MODULES = ["hf_mixture", *(m.name for m in pkgutil.walk_packages(hf_mixture.__path__, "hf_mixture.") if not m.ispkg)]
 

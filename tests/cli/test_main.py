@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import hf_mixture.cli
+from hf_mixture import list_routers
 from hf_mixture.cli.main import build_parser, main
 
 
@@ -75,4 +76,22 @@ def test_list_names_methods_and_recipes(capsys: pytest.CaptureFixture[str]) -> N
     assert listed["methods"][0]["name"] == "MoS"
     assert listed["recipes"] == sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.yaml"))
     assert main(["list"]) == 0
-    assert "arXiv 2410.00938" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "arXiv 2410.00938" in said
+    for command, recipe in {
+        "mote run": "mote_refusal",
+        "thoughts": "mot_domains, mot_hub",
+        "upcycle": "upcycle",
+    }.items():
+        assert f"recipes for hf-mixture {command}: {recipe}\n" in said
+
+
+def test_list_routers_is_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--routers", "--json"]) == 0
+    listed = {router["name"]: router for router in json.loads(capsys.readouterr().out)["routers"]}
+    assert sorted(listed) == [router.name for router in list_routers()]
+    assert listed["top_p"]["options"]["threshold"] == 0.4
+    assert not listed["expert_choice"]["causal"]
+    assert main(["list", "--routers"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n{name}" in f"\n{said}" for name in listed)
