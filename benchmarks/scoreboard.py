@@ -151,6 +151,49 @@ def end_to_end_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def patch_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {"family": family, "phase": phase, "ratio of CPU time": name.removesuffix(", cpu"), "median": _quartiles(row)}
+        for family in ("qwen3_moe", "deepseek_v3")
+        for phase in ("prefill", "decode")
+        for name, row in result[family][phase]["ratios"].items()
+        if name.endswith(", cpu")
+    ]
+
+
+def thoughts_latency_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "setting": setting.partition(", ")[2],
+            "phase": setting.partition(", ")[0],
+            **{f"primary {name}": _quartiles(row["cpu"]) for name, row in primaries.items()},
+        }
+        for setting, primaries in result["ratios"].items()
+    ]
+
+
+def thoughts_rows(result: dict[str, Any]) -> Rows:
+    found = []
+    for system in result["systems"]:
+        less = result["differences"].get(system["name"])
+        found.append(
+            {
+                "system": system["name"],
+                "bits per byte": f"{system['bits_per_byte']:.4f}",
+                "mixture less this": ""
+                if less is None
+                else f"{less['mean']:+.4f} [{less['low']:+.4f}, {less['high']:+.4f}]",
+            }
+        )
+    return found
+
+
+def edits_rows(result: dict[str, Any]) -> Rows:
+    from hf_mixture.moe.mote.evaluation import result_row
+
+    return [result_row(name, found, result["target"]) for name, found in result["conditions"].items()]
+
+
 def import_rows(result: dict[str, Any]) -> Rows:
     return [
         {
@@ -164,6 +207,10 @@ def import_rows(result: dict[str, Any]) -> Rows:
 
 def _subject(result: dict[str, Any]) -> str:
     return next(name for name in result["methods"] if name.startswith("MoS"))
+
+
+def _quartiles(row: dict[str, float]) -> str:
+    return f"{row['median']:.3f} ({row['quartile_1']:.3f} to {row['quartile_3']:.3f})"
 
 
 def _number(ratios: dict[str, float], key: str) -> str:
@@ -191,6 +238,13 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "swarm": ("Small runs for a search: one by one, and stacked as one model", swarm_rows),
     "end_to_end_regmix": ("RegMix on real text: loss on a domain that no model is trained on", end_to_end_rows),
     "end_to_end_aioli": ("Aioli on real text: mean loss of seven domains", end_to_end_rows),
+    "mote_patch": ("A model with experts switched off", patch_rows),
+    "mote_refusal": ("Experts of refusals switched off and on, in a tiny model", edits_rows),
+    "mot_latency": (
+        "A mixture of thoughts: a decoding step / the primary alone, prefill / sum of members",
+        thoughts_latency_rows,
+    ),
+    "mot_domains": ("A mixture of thoughts of three small experts on mixed documents", thoughts_rows),
     "import": ("Start of a process", import_rows),
 }
 

@@ -46,12 +46,14 @@ _METHODS: tuple[MethodInfo, ...] = (
         kind="experts",
         paper="Mixture of Tunable Experts, arXiv 2502.11096",
         plug_point="tune_experts(model, ExpertEdits.from_pretrained(...))",
+        status="available",
     ),
     MethodInfo(
         name="Mixture of Thoughts",
         kind="models",
         paper="Mixture of Thoughts, arXiv 2509.21164",
         plug_point='AutoModelForCausalLM, model_type "mixture_of_thoughts"',
+        status="available",
     ),
     MethodInfo(
         name="D2MoE",
@@ -76,6 +78,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         kind="experts",
         paper="A survey of mixture of experts, arXiv 2503.07137",
         plug_point='replace_routers(model, "expert_choice")',
+        status="available",
     ),
     MethodInfo(
         name="RegMix",

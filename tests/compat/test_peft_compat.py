@@ -246,3 +246,10 @@ def test_bitsandbytes_has_the_inverse_of_its_cpu_layout():
     signature = inspect.signature(functional._convert_weight_packed_for_cpu_inverse)
     assert list(signature.parameters)[:2] == ["packed_weight", "quant_state"]
     assert "packing_format_for_cpu" in inspect.getsource(functional)
+
+
+def test_bitsandbytes_asks_the_layer_whether_to_repack_for_the_cpu():
+    nn = pytest.importorskip("bitsandbytes.nn")
+    source = inspect.getsource(nn.Linear4bit.forward)
+    assert "self.support_avx512bf16_for_cpu" in source
+    assert hasattr(nn.Linear4bit(64, 64), "support_avx512bf16_for_cpu")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from hf_mixture._compat.bitsandbytes import keep_4bit_layout
 from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import MixtureOfThoughtsConfig
 from hf_mixture.models.mixture_of_thoughts.encoding import Rendered
 from hf_mixture.models.mixture_of_thoughts.generation import MixtureOfThoughtsGeneration, generate
@@ -410,6 +411,7 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
         self.num_experts = len(experts)
         # Attributes rather than a list: transformers looks for tied and unsplittable modules among these only.
         for index, expert in enumerate(experts):
+            keep_4bit_layout(expert)
             setattr(self, f"expert_{index}", expert.requires_grad_(False).eval())
             expert.register_forward_pre_hook(note_inputs(self.mixture_number, index), with_kwargs=True)
             layers = decoder_layers(expert)
