@@ -30,9 +30,18 @@ def describe(recipe: MoteRecipe) -> str:
     routers = find_routers(model)
     num_experts = sum(router.num_experts for router in routers)
     spec = recipe.edits
-    most = max(spec.num_off + spec.num_on)
-    if most >= num_experts:
-        raise ValueError(f"edits names {most} experts, and the model has {num_experts}; name fewer than that")
+    # A ranking may have all of its first experts in one layer.
+    for router in routers:
+        if max(spec.num_on) > router.top_k:
+            raise ValueError(
+                f"edits.num_on is {spec.num_on}, and a token goes to {router.top_k} experts of a layer; name at most "
+                "that"
+            )
+        if max(spec.num_off) > router.num_experts - router.top_k:
+            raise ValueError(
+                f"edits.num_off is {spec.num_off}; with {router.num_experts} experts in a layer, of which a token "
+                f"needs {router.top_k}, at most {router.num_experts - router.top_k} can be off"
+            )
     freeze_all_but(model, recipe.trained)
     trained, questions = model.num_parameters(only_trainable=True), recipe.questions
     facts = questions.num_entities * questions.num_relations

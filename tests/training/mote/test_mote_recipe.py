@@ -65,7 +65,8 @@ def test_what_is_wrong_is_named(path: str, value: Any, said: str) -> None:
     ("overrides", "said"),
     [
         ([("model", {"model_type": "llama"})], "LlamaForCausalLM has no router"),
-        ([("edits.num_on", [64])], "edits names 64 experts, and the model has 32"),
+        ([("edits.num_on", [3])], "a token goes to 2 experts of a layer; name at most that"),
+        ([("edits.num_off", [4, 15])], "with 16 experts in a layer, of which a token needs 2, at most 14 can be off"),
         ([("trained", ["mlp.expert."])], "trained has 'mlp.expert.', which is in no name of a parameter"),
         ([("finetune.lr_scheduler_type", "cosin")], "finetune: "),
     ],
