@@ -4,7 +4,7 @@ Three experts of different families, widths and depths with random weights, each
 read the same prompt in their own tokens. The prefill of a mixture is everything up to the logits of the first new
 token: routing, the peers, the primary; it is compared with the sum of the prefills of all members. A decoding step is
 compared with one of the primary alone. Routers read the prompt either with an encoder of the shape of MiniLM, or in
-the states of the first expert.
+the states of the first expert after its first stack.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class MixtureOfThoughtsConfig(PreTrainedConfig):
         peer_decode: What peers read while the primary writes: `"prompt"`, the prompt only; `"stream"`, also what
             has been written, up to the last complete word.
         prompt_encoder: Configuration of a frozen text encoder, whose mean-pooled states the router reads. None:
-            those of the first expert.
+            those of the first expert after its first stack, each normalised; the rest of it need not run.
         prompt_encoder_reference: Where the encoder comes from, as in `references`.
         router_hidden_size: Width of the two hidden layers of the router.
         router_dropout: Dropout of the router.

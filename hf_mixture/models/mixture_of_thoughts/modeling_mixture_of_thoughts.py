@@ -5,6 +5,7 @@ Letters: B rows, M experts, T tokens, N tokens of all peers, R latent size.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -37,7 +39,13 @@ from hf_mixture.models.mixture_of_thoughts.router import (
 )
 from hf_mixture.models.mixture_of_thoughts.saving import load, save
 from hf_mixture.models.mixture_of_thoughts.stacks import decoder_layers, stack_ends
-from hf_mixture.models.mixture_of_thoughts.thinking import BoundaryHook, note_inputs
+from hf_mixture.models.mixture_of_thoughts.thinking import (
+    BoundaryHook,
+    EndOfReading,
+    FirstStackRun,
+    active,
+    note_inputs,
+)
 
 
 if TYPE_CHECKING:
@@ -318,15 +326,26 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
         mask = encoder_inputs["attention_mask"]
         with torch.no_grad():
             if self.prompt_encoder is None:
-                output = call(self.expert_0.base_model, encoder_inputs)
+                states = self._states_of_first(encoder_inputs)
             else:
                 device = self.prompt_encoder.device
                 output = self.prompt_encoder(**{name: value.to(device) for name, value in encoder_inputs.items()})
-            states = output.last_hidden_state.float()
+                states = output.last_hidden_state.float()
         weights = mask.to(states.device, states.dtype).unsqueeze(-1)
         features = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
         scores: Tensor = self.router(features) / self.config.router_temperature
         return scores
+
+    def _states_of_first(self, encoder_inputs: Mapping[str, Tensor]) -> Tensor:
+        """Normalised states of the first expert after its first stack [B, T, D]; the rest of it need not run."""
+        run = FirstStackRun(0)
+        with active(self.mixture_number, run), contextlib.suppress(EndOfReading):
+            output = call(self.expert_0.base_model, encoder_inputs)
+            # With one stack nobody listens.
+            run.states = output.last_hidden_state
+        assert run.states is not None  # noqa: S101 - one of the two has set it
+        # A few features of a residual stream may be a thousand times the others.
+        return functional.layer_norm(run.states.float(), run.states.shape[-1:])
 
     def generate(
         self,

@@ -33,7 +33,7 @@ class Run(Protocol):
 
 
 class EndOfReading(Exception):
-    """Ends the forward pass of a peer after its last boundary: nobody hears what its later layers would say."""
+    """Ends the forward pass of an expert after the last boundary that anyone listens to."""
 
 
 _ACTIVE: ContextVar[tuple[int, Run] | None] = ContextVar("mixture_of_thoughts_run", default=None)
@@ -119,6 +119,28 @@ class PeerRun:
             self.latents.append(self.levels[level].latents(self.expert, hidden))
         if level == len(self.levels) - 1:
             raise EndOfReading
+
+
+@dataclass
+class FirstStackRun:
+    """Takes the states after the first stack of an expert, for the router, and ends there.
+
+    Args:
+        expert: Index of the expert.
+        states: The states [B, T, D]; None until they are there.
+    """
+
+    expert: int
+    states: Tensor | None = None
+
+    def at_boundary(self, _: int, hidden: Tensor) -> None:
+        """Keep the states.
+
+        Raises:
+            EndOfReading: Always.
+        """
+        self.states = hidden
+        raise EndOfReading
 
 
 @dataclass

@@ -15,6 +15,7 @@ from hf_mixture.models.mixture_of_thoughts.interaction import num_level_paramete
 from hf_mixture.models.mixture_of_thoughts.interplay import call
 from hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts import MixtureOfThoughtsForCausalLM
 from hf_mixture.models.mixture_of_thoughts.references import fingerprint
+from hf_mixture.models.mixture_of_thoughts.stacks import stack_ends
 from hf_mixture.models.mixture_of_thoughts.visibility import known_ends
 
 
@@ -118,6 +119,26 @@ def test_rows_of_a_batch_are_routed_on_their_own():
 
 def labelled(processor, rows=4):
     return processor(PROMPTS[:rows], [" models read", " the same", " text, word", " by word"][:rows])
+
+
+@pytest.mark.parametrize("num_levels", [1, 3])
+def test_the_router_reads_the_first_stack_of_the_first_expert_alone(num_levels):
+    model, processor = tiny_mixture(("llama", "gpt2"), num_levels=num_levels)
+    inputs = processor(["a", "A peer may know the answer"])["encoder_inputs"]
+    layers = model.expert_0.model.layers
+    first, ran, kept = stack_ends(len(layers), num_levels)[0], [], []
+    for number, layer in enumerate(layers):
+        layer.register_forward_hook(lambda *_, number=number: ran.append(number), prepend=True)
+    layers[first - 1].register_forward_hook(lambda _, __, output: kept.append(output), prepend=True)
+    with torch.no_grad():
+        scores = model.route_scores(inputs)
+        assert ran == list(range(first))
+        states = model.expert_0.model.norm(kept[0]) if num_levels == 1 else kept[0]
+        states = (states - states.mean(-1, keepdim=True)) / (
+            states.var(-1, unbiased=False, keepdim=True) + 1e-5
+        ).sqrt()
+        rows = [row[mask.bool()].mean(0) for row, mask in zip(states, inputs["attention_mask"], strict=True)]
+        torch.testing.assert_close(scores, model.router(torch.stack(rows)))
 
 
 def test_the_language_modelling_loss_alone_reaches_the_router():
