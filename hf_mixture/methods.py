@@ -173,7 +173,7 @@ def list_methods() -> tuple[MethodInfo, ...]:
 
     Example:
         >>> import hf_mixture
-        >>> [method.name for method in hf_mixture.list_methods() if method.status == "available"]
-        ['MoS', 'RegMix', 'CLIMB', 'Aioli', 'ADMIRE-BayesOpt']
+        >>> [method.name for method in hf_mixture.list_methods() if method.kind == "parameters"]
+        ['MoS']
     """
     return _METHODS
