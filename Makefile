@@ -12,7 +12,7 @@ CODE := hf_mixture hf_mixture_cli.py setup.py recipes tests benchmarks
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 \
 	TRANSFORMERS_VERBOSITY=error
 
-.PHONY: help quickstart test test-all quality style bench corpora end-to-end readme assets clean
+.PHONY: help quickstart test test-all quality style bench recipes corpora end-to-end readme assets clean
 
 help:
 	@echo "make quickstart  train a MoS adapter on a mixture of real text (about 5 minutes on 2 cores)"
@@ -21,6 +21,7 @@ help:
 	@echo "make quality     lint, types, import rules, documentation of the public names"
 	@echo "make style       format the code"
 	@echo "make bench       measure and write benchmarks/results/*.json"
+	@echo "make recipes     run the recipes whose results the README shows (about 30 minutes)"
 	@echo "make corpora     download seven domains of real text from Debian packages, for end-to-end"
 	@echo "make end-to-end  search mixtures on them and compare with natural and stratified sampling (about 20 minutes)"
 	@echo "make readme      write the tables of the README from benchmarks/results/*.json and the list of methods"
@@ -61,6 +62,12 @@ style: $(STAMP)
 
 bench: $(STAMP)
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+	$(BIN)/python benchmarks/scoreboard.py
+
+recipes: $(STAMP)
+	$(BIN)/hf-mixture mote run mote_refusal --resume
+	$(BIN)/hf-mixture thoughts mot_domains --resume
+	$(BIN)/python benchmarks/recipe_results.py runs/mote_refusal runs/mot_domains
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)

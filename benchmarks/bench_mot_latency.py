@@ -205,12 +205,6 @@ def main() -> None:
     }
     if not arguments.dry_run:
         write("mot_latency", result)
-    else:
-        print(
-            result["prompt_tokens"],
-            sizes,
-            {k: (v["prefill"]["cpu"]["median"], v["decode"]["cpu"]["median"]) for k, v in result["seconds"].items()},
-        )
 
 
 if __name__ == "__main__":

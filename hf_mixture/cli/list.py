@@ -9,10 +9,6 @@ import json
 from typing import Any
 
 
-# The key that only the recipes of a command have; all others are for `train`.
-COMMANDS = {"method": "mix search", "upcycle": "upcycle", "thoughts": "thoughts", "finetune": "mote run"}
-
-
 def add_parser(subparsers: Any) -> None:
     """Add the `list` subcommand."""
     parser = subparsers.add_parser("list", help="list the methods, with paper, plug point and status, and the recipes")
@@ -26,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     if args.routers:
         return _routers(as_json=args.json)
     from hf_mixture.methods import list_methods
+    from hf_mixture.training.commands import KEYS
 
     methods = list_methods()
     entries = importlib.resources.files("hf_mixture.recipes").iterdir()
@@ -33,11 +30,8 @@ def run(args: argparse.Namespace) -> int:
         entry.name.removesuffix(".yaml"): entry.read_text("utf-8") for entry in entries if entry.name.endswith(".yaml")
     }
     recipes = sorted(texts)
-    by_command: dict[str, list[str]] = {command: [] for command in ("train", *COMMANDS.values())}
-    for name in recipes:
-        # The parser of recipes is slow to import.
-        found = [command for key, command in COMMANDS.items() if f"\n{key}:" in texts[name]]
-        by_command[found[0] if found else "train"].append(name)
+    # The parser of recipes is slow to import.
+    by_command = {command: [name for name in recipes if f"\n{key}:" in texts[name]] for command, key in KEYS.items()}
     if args.json:
         print(
             json.dumps({"methods": [dataclasses.asdict(method) for method in methods], "recipes": recipes}, indent=2)

@@ -43,27 +43,36 @@ def override_words(args: argparse.Namespace) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Resolve the recipe and run it."""
-    from hf_mixture.training.resolve import find_recipe, resolve_recipe
+    from hf_mixture.training.resolve import resolve_recipe
     from hf_mixture.training.run import run_recipe
+
+    return run_a_recipe(args, "train", resolve_recipe, run_recipe, model=args.model)
+
+
+def run_a_recipe(
+    args: argparse.Namespace, command: str, resolve: Callable[..., Any], run_it: Callable[..., Any], **given: Any
+) -> int:
+    """Resolve the recipe of a command, and run it; return the exit code.
+
+    Args:
+        args: What `add_recipe_arguments` declared.
+        command: The command, without the name of the program.
+        resolve: From the text of a recipe to the recipe.
+        run_it: Runs a recipe.
+        given: Options of the command that `resolve` takes, by their names; None is not given.
+    """
+    from hf_mixture.training.resolve import find_recipe
     from hf_mixture.training.strict import parse_overrides
 
     words = override_words(args)
-    recipe = resolve_recipe(
-        find_recipe(args.recipe), overrides=parse_overrides(words), model=args.model, smoke=args.smoke
+    recipe = resolve(find_recipe(args.recipe), overrides=parse_overrides(words), smoke=args.smoke, **given)
+    options = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
+    typed = shlex.join(
+        ["hf-mixture", *command.split(), args.recipe, *(["--smoke"] if args.smoke else []), *options, *words]
     )
-    command = ["hf-mixture", "train", args.recipe, *(["--smoke"] if args.smoke else [])]
-    command += [*(["--model", args.model] if args.model else []), *words]
-    return run_resumably(
-        shlex.join(command),
-        lambda text: run_recipe(recipe, resume=args.resume, dry_run=args.dry_run, command=text),
-    )
-
-
-def run_resumably(command: str, work: Callable[[str], Any]) -> int:
-    """Call what a command does with the command itself; return the exit code, and say how to go on if interrupted."""
     try:
-        work(command)
+        run_it(recipe, resume=args.resume, dry_run=args.dry_run, command=typed)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; continue with: {command} --resume", file=sys.stderr)
+        print(f"\ninterrupted; continue with: {typed} --resume", file=sys.stderr)
         return 130
     return 0

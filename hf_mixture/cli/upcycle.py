@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import Any
 
-from hf_mixture.cli.train import add_recipe_arguments, override_words, run_resumably
+from hf_mixture.cli.train import add_recipe_arguments, run_a_recipe
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,15 +23,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Resolve the recipe and run it."""
-    from hf_mixture.training.resolve import find_recipe
-    from hf_mixture.training.strict import parse_overrides
     from hf_mixture.training.upcycle.resolve import resolve_upcycle
     from hf_mixture.training.upcycle.run import upcycle_recipe
 
-    words = override_words(args)
-    recipe = resolve_upcycle(find_recipe(args.recipe), overrides=parse_overrides(words), smoke=args.smoke)
-    command = ["hf-mixture", "upcycle", args.recipe, *(["--smoke"] if args.smoke else []), *words]
-    return run_resumably(
-        shlex.join(command),
-        lambda text: upcycle_recipe(recipe, resume=args.resume, dry_run=args.dry_run, command=text),
-    )
+    return run_a_recipe(args, "upcycle", resolve_upcycle, upcycle_recipe)

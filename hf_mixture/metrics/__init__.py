@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_mixture._extras import require
+
 
 if TYPE_CHECKING:
     import evaluate
@@ -34,11 +36,6 @@ def load_metric(name: str, **options: Any) -> evaluate.Metric:
     """
     if name not in METRICS:
         raise ValueError(f"name={name!r} is no metric of hf_mixture; choose one of {', '.join(METRICS)}")
-    try:
-        import evaluate
-    except ImportError as error:
-        raise ImportError(
-            "load_metric needs the package evaluate, which is not installed; install it with: "
-            'pip install "hf-mixture[metrics]"'
-        ) from error
-    return evaluate.load(str(Path(__file__).parent / name / f"{name}.py"), **options)
+    library = require("evaluate", used_for="load_metric", extra="metrics")
+    metric: evaluate.Metric = library.load(str(Path(__file__).parent / name / f"{name}.py"), **options)
+    return metric

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import is_partial_of, write_atomic
+from hf_mixture.training.recipe import PlainRecipe
 from hf_mixture.training.strict import parse_yaml
 
 
@@ -108,6 +109,24 @@ def open_journal(folder: Path, recipe_yaml: str, *, num_processes: int) -> Journ
     if not (folder / "recipe.yaml").exists():
         write_atomic(folder / "recipe.yaml", recipe_yaml)
     return _read(folder, num_processes)
+
+
+def begin(recipe: PlainRecipe, *, resume: bool) -> Journal:
+    """Open the journal of a run of one process, or begin one.
+
+    Args:
+        recipe: The resolved recipe.
+        resume: Whether to continue what is in its output folder.
+
+    Returns:
+        The journal.
+
+    Raises:
+        ValueError: As `check_folder`; nothing has been written.
+    """
+    folder = Path(recipe.output_dir).resolve()
+    check_folder(folder, recipe.to_yaml(), resume=resume, num_processes=1)
+    return open_journal(folder, recipe.to_yaml(), num_processes=1)
 
 
 def _read(folder: Path, num_processes: int) -> Journal:

@@ -15,6 +15,22 @@ if TYPE_CHECKING:
     from hf_mixture.data.source import Source
 
 
+class PlainRecipe:
+    """A recipe as text: what every dataclass of a recipe inherits."""
+
+    output_dir: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain data, every default written out."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    def to_yaml(self) -> str:
+        """Return the text of the resolved `recipe.yaml`."""
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """The base model: exactly one of `from_pretrained`, `from_config` and `from_wheel`.
@@ -122,7 +138,7 @@ class EvaluationSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(PlainRecipe):
     """One run: a base model, adapted to a mixture of domains with one or more adapters.
 
     Args:
@@ -168,16 +184,6 @@ class Recipe:
     def stages(self) -> dict[str, StageSpec]:
         """The stages by name, in order."""
         return ({"pretrain": self.pretrain} if self.pretrain else {}) | {"adapt": self.adapt}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain data, every default written out."""
-        return dataclasses.asdict(self)
-
-    def to_yaml(self) -> str:
-        """Return the text of the resolved `recipe.yaml`."""
-        import yaml
-
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
 def source_of(name: str, values: Any) -> Source:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.cards import markdown_table
 from hf_mixture.training.journal import write_json
 from hf_mixture.training.recipe import Recipe
 
@@ -19,6 +20,38 @@ FORMAT = "hf_mixture_results"
 VERSION = 1
 
 PAPERS = {"MOS": "Mixture of Shards, arXiv 2410.00938", "LORA": "LoRA, arXiv 2106.09685"}
+
+
+def write_report(path: Path, results: Mapping[str, Any], body: str) -> None:
+    """Write `report.md`.
+
+    Args:
+        path: The file.
+        results: The content of `results.json`.
+        body: What follows the name and the description.
+    """
+    about = f"{results['description']}\n\n" if results["description"] else ""
+    write_atomic(path, f"# {results['name']}\n\n{about}{body}\n")
+
+
+def reproduce_lines(results: Mapping[str, Any]) -> list[str]:
+    """The command and the versions, as report and cards end.
+
+    Args:
+        results: The content of `results.json`, with `versions`.
+
+    Returns:
+        Lines of Markdown.
+    """
+    return [
+        "## Reproduce",
+        "",
+        "```bash",
+        results["command"],
+        "```",
+        "",
+        markdown_table([{"package": name, "version": version} for name, version in results["versions"].items()]),
+    ]
 
 
 def table(systems: Sequence[Mapping[str, Any]], adapted_to: Sequence[str]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hf_mixture.training.commands import check_command
 from hf_mixture.training.recipe import Recipe, StageSpec, TokenizerSpec, source_of
 from hf_mixture.training.strict import apply_override, build, check_names, parse_yaml
 
@@ -80,8 +82,7 @@ def resolve_recipe(
     """
     given = [] if model is None else [("model", {"from_pretrained": model}), ("tokenizer", {})]
     values = recipe_values(text, overrides=[*given, *overrides], smoke=smoke)
-    if "method" in values:
-        raise ValueError("the recipe has a 'method': it searches a mixture; run it with hf-mixture mix search")
+    check_command(values, "train")
     recipe = build(Recipe, values, "")
     _check(recipe)
     return recipe
@@ -211,9 +212,52 @@ def _check_numbers(recipe: Recipe) -> None:
         limits["tokenizer.train_bpe.vocab_size"] = (recipe.tokenizer.train_bpe.vocab_size, 257)
         limits["tokenizer.train_bpe.max_bytes"] = (recipe.tokenizer.train_bpe.max_bytes, 1)
     limits |= {f"evaluation.{name}": (value, 1) for name, value in dataclasses.asdict(recipe.evaluation).items()}
+    check_least(limits)
+
+
+def check_least(limits: Mapping[str, tuple[float | None, float]]) -> None:
+    """Refuse a number that is too small.
+
+    Args:
+        limits: Place of the number in the recipe to the number and the least that it may be; None is not given.
+
+    Raises:
+        ValueError: If a number is smaller.
+    """
     for name, (value, least) in limits.items():
-        if value < least:
+        if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse a list of seeds that is empty, or has one twice or below 0.
+
+    Args:
+        seeds: The seeds.
+
+    Raises:
+        ValueError: If there is such a fault.
+    """
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds is {seeds}; give at least one, each once, none below 0")
+
+
+def check_arguments(where: str, values: Mapping[str, Any], build_object: Callable[..., Any]) -> None:
+    """Refuse keyword arguments that an object cannot be built with.
+
+    Args:
+        where: Their place in the recipe, for messages.
+        values: The arguments.
+        build_object: Its class, which checks them.
+
+    Raises:
+        ValueError: If a name is unknown, or the class refuses a value.
+    """
+    check_names(values, inspect.signature(build_object).parameters, where)
+    try:
+        build_object(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def check_folder_names(section: str, values: Mapping[str, Any]) -> None:

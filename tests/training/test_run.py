@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed_runs import kill_once_there
 from safetensors.torch import load_file, save_file
 from tiny_recipe import tiny_recipe, write_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -203,21 +201,7 @@ def test_an_adapter_that_reloads_otherwise_is_an_error(home: Path, tmp_path: Pat
 
 def killed_run(folder: Path, when: Path) -> None:
     """Start the command in another process and kill it as soon as a file exists."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hf_mixture_cli", "train", str(folder / "tiny.yaml")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while not when.exists():
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline, f"{when} did not appear"
-            time.sleep(0.002)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    kill_once_there(["train", str(folder / "tiny.yaml")], when)
 
 
 def resumed_results(folder: Path) -> dict[str, Any]:

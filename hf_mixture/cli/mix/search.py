@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from typing import Any
 
-from hf_mixture.cli.train import add_recipe_arguments, override_words
+from hf_mixture.cli.train import add_recipe_arguments, run_a_recipe
 
 
 def add_parser(actions: Any) -> None:
@@ -25,17 +23,7 @@ def add_parser(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Resolve the recipe and run it."""
-    from hf_mixture.training.resolve import find_recipe
     from hf_mixture.training.search.resolve import resolve_search
     from hf_mixture.training.search.run import search_recipe
-    from hf_mixture.training.strict import parse_overrides
 
-    words = override_words(args)
-    recipe = resolve_search(find_recipe(args.recipe), overrides=parse_overrides(words), smoke=args.smoke)
-    command = ["hf-mixture", "mix", "search", args.recipe, *(["--smoke"] if args.smoke else []), *words]
-    try:
-        search_recipe(recipe, resume=args.resume, dry_run=args.dry_run, command=shlex.join(command))
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; continue with: {shlex.join(command)} --resume", file=sys.stderr)
-        return 130
-    return 0
+    return run_a_recipe(args, "mix search", resolve_search, search_recipe)

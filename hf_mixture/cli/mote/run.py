@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import Any
 
-from hf_mixture.cli.train import add_recipe_arguments, override_words, run_resumably
+from hf_mixture.cli.train import add_recipe_arguments, run_a_recipe
 
 
 def add_parser(actions: Any) -> None:
@@ -26,13 +25,5 @@ def run(args: argparse.Namespace) -> int:
     """Resolve the recipe and run it."""
     from hf_mixture.training.mote.resolve import resolve_mote
     from hf_mixture.training.mote.run import mote_recipe
-    from hf_mixture.training.resolve import find_recipe
-    from hf_mixture.training.strict import parse_overrides
 
-    words = override_words(args)
-    recipe = resolve_mote(find_recipe(args.recipe), overrides=parse_overrides(words), smoke=args.smoke)
-    command = ["hf-mixture", "mote", "run", args.recipe, *(["--smoke"] if args.smoke else []), *words]
-    return run_resumably(
-        shlex.join(command),
-        lambda text: mote_recipe(recipe, resume=args.resume, dry_run=args.dry_run, command=text),
-    )
+    return run_a_recipe(args, "mote run", resolve_mote, mote_recipe)

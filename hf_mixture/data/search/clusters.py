@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_mixture.data.search.extras import require
+from hf_mixture._extras import require
 from hf_mixture.data.search.ranks import FloatArray
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from hf_mixture.data.search.extras import require
+from hf_mixture._extras import require
 from hf_mixture.data.search.gp import GaussianProcess, fit_process, prior_process
 from hf_mixture.data.search.predictors.base import finite
 from hf_mixture.data.search.protocol import Objective

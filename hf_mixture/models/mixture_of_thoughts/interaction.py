@@ -109,8 +109,9 @@ def attend(queries: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], ma
         return attended
     scaled = queries * queries.shape[-1] ** -0.5
     logits = torch.cat([scaled @ part.transpose(-1, -2) for part in keys], dim=-1).masked_fill(~mask, float("-inf"))
-    shares = logits.softmax(-1).split([part.shape[-2] for part in keys], dim=-1)
-    return sum(share @ part for share, part in zip(shares[1:], values[1:], strict=True)) + shares[0] @ values[0]
+    # In float32, as the fused kernels do.
+    shares = logits.softmax(-1, dtype=torch.float32).to(logits.dtype).split([part.shape[-2] for part in keys], dim=-1)
+    return torch.stack([share @ part for share, part in zip(shares, values, strict=True)]).sum(0)
 
 
 def num_level_parameters(widths: Sequence[int], latent_size: int) -> int:

@@ -192,7 +192,7 @@ class MeasuredFile(dict[str, Any]):
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
             if before["settings"] != self._settings:
-                raise ValueError(f"{path.parent} holds another evaluation, see {path}; name another with --output")
+                raise ValueError(f"{path.parent} holds another evaluation, see {path}; name another folder")
             self.update(before["measured"])
         path.parent.mkdir(parents=True, exist_ok=True)
 

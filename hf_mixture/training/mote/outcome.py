@@ -12,19 +12,8 @@ from hf_mixture.moe.mote.report import draw_comparison
 from hf_mixture.training import report as common
 from hf_mixture.training.mote import report
 from hf_mixture.training.mote.card import write_card
-from hf_mixture.training.mote.parts import (
-    BAKE,
-    EVALUATE,
-    FINETUNE,
-    PRETRAIN,
-    RANDOM,
-    SCAN,
-    UNEDITED,
-    MoteRun,
-    off_name,
-    on_name,
-    part_name,
-)
+from hf_mixture.training.mote.measure import RANDOM, UNEDITED, off_name, on_name
+from hf_mixture.training.mote.parts import BAKE, EVALUATE, FINETUNE, PRETRAIN, SCAN, MoteRun, part_name
 from hf_mixture.training.mote.questions import PRIVATE, PUBLIC, REFUSED
 from hf_mixture.training.mote.recipe import EditsSpec
 
@@ -68,7 +57,7 @@ def conclude(run: MoteRun, command: str) -> dict[str, Any]:
         "command": command,
         "target": REFUSED,
         "num_draws": recipe.edits.num_draws,
-        "num_experts": sum(router["num_experts"] for router in _routers(run)),
+        "num_experts": run.plan.num_experts,
         "conditions": over_seeds([entry["conditions"] for entry in seeds]),
         "requirements": {
             name: [entry["requirements"][name]["holds"] for entry in seeds] for name in seeds[0]["requirements"]
@@ -79,7 +68,7 @@ def conclude(run: MoteRun, command: str) -> dict[str, Any]:
     shown = results | {"versions": package_versions()}
     draw_comparison(run.folder / "comparison.png", results)
     shutil.copy(run.edits_folder(recipe.seeds[0]) / "experts.png", run.folder / "experts.png")
-    report.write_report(run.folder / "report.md", shown)
+    common.write_report(run.folder / "report.md", shown, report.body(shown))
     for seed in recipe.seeds:
         folder = run.model_folder("baked", seed)
         for name in ("comparison.png", "experts.png", "recipe.yaml"):
@@ -153,10 +142,3 @@ def requirements(conditions: Mapping[str, Any], spec: EditsSpec) -> dict[str, di
 def _refused(condition: Mapping[str, Any], topic: str) -> float:
     share: float = condition[topic]["shares"].get(REFUSED, 0.0)
     return share
-
-
-def _routers(run: MoteRun) -> list[dict[str, Any]]:
-    from hf_mixture.moe.mote.resonance_file import read
-
-    summary = read(run.edits_folder(run.recipe.seeds[0]))
-    return [{"path": router.path, "num_experts": router.num_experts} for router in summary.facts.routers]

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
-from hf_mixture.training.mote.recipe import MoteRecipe
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_mixture.training.mote.model import freeze_all_but, new_model
+from hf_mixture.training.mote.questions import word_tokenizer
+from hf_mixture.training.mote.recipe import EditsSpec, MoteRecipe
+from hf_mixture.training.resolve import filled_arguments
 
 
-def describe(recipe: MoteRecipe) -> str:
-    """Check what needs the model, and format the plan for people.
+@dataclass(frozen=True, kw_only=True)
+class MotePlan:
+    """The resolved plan of a run.
+
+    Args:
+        steps: Optimizer steps of `pretrain` and of `finetune`.
+        num_rows: Prompts that each of them reads.
+        num_parameters: Parameters of the model.
+        num_trained: Those that `finetune` trains.
+        num_experts: Experts of all its layers.
+        num_routers: Layers with experts.
+        top_k: Experts for each token.
+    """
+
+    steps: dict[str, int]
+    num_rows: dict[str, int]
+    num_parameters: int
+    num_trained: int
+    num_experts: int
+    num_routers: int
+    top_k: int
+
+
+def make_plan(recipe: MoteRecipe) -> MotePlan:
+    """Work out the plan; building it checks the training arguments, the model and the numbers of edits.
 
     Args:
         recipe: The recipe.
@@ -15,21 +45,70 @@ def describe(recipe: MoteRecipe) -> str:
         The plan.
 
     Raises:
-        ValueError: If a training argument cannot work, the model has no routed experts or too few of them, or a part
-            in `trained` is in no name of a parameter. Nothing has been written.
+        ValueError: If a training argument cannot work, the model has no routed experts or too few of them, a part in
+            `trained` is in no name of a parameter, or several processes were started. Nothing has been written.
     """
     import torch
+    from transformers import TrainingArguments
 
     from hf_mixture.moe.anatomy import find_routers
-    from hf_mixture.training.mote.parts import freeze_all_but, new_model
-    from hf_mixture.training.mote.questions import word_tokenizer
 
-    steps = {name: _check_stage(recipe, name) for name in ("pretrain", "finetune")}
+    steps, num_rows = {}, {}
+    for name in ("pretrain", "finetune"):
+        try:
+            arguments = TrainingArguments(output_dir=recipe.output_dir, **stage_arguments(recipe, name, 0))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: {error}") from error
+        if arguments.world_size > 1:
+            raise ValueError(f"{arguments.world_size} processes were started; hf-mixture mote run runs in one")
+        steps[name] = arguments.max_steps
+        num_rows[name] = steps[name] * arguments.train_batch_size * arguments.gradient_accumulation_steps
     with torch.device("meta"):
         model = new_model(recipe, word_tokenizer(recipe.questions))
     routers = find_routers(model)
-    num_experts = sum(router.num_experts for router in routers)
-    spec = recipe.edits
+    _check_edits(recipe.edits, routers)
+    freeze_all_but(model, recipe.trained)
+    return MotePlan(
+        steps=steps,
+        num_rows=num_rows,
+        num_parameters=model.num_parameters(),
+        num_trained=model.num_parameters(only_trainable=True),
+        num_experts=sum(router.num_experts for router in routers),
+        num_routers=len(routers),
+        top_k=routers[0].top_k,
+    )
+
+
+def stage_arguments(recipe: MoteRecipe, stage: str, seed: int) -> dict[str, Any]:
+    """Fields of `TrainingArguments` of a stage; there is no held-out loss: answers are compared."""
+    return filled_arguments(getattr(recipe, stage), seed) | {"eval_strategy": "no"}
+
+
+def describe(recipe: MoteRecipe, plan: MotePlan) -> str:
+    """Format a plan for people."""
+    spec, questions = recipe.edits, recipe.questions
+    facts = questions.num_entities * questions.num_relations
+    lines = [
+        f"{recipe.name}: {recipe.description.strip()}".rstrip(" :"),
+        "",
+        f"output folder  {recipe.output_dir}",
+        f"model          {recipe.model['model_type']}, {plan.num_parameters:,} parameters, {plan.num_experts} experts "
+        f"in {plan.num_routers} layers, top {plan.top_k}",
+        f"facts          {facts}; {questions.num_scanned} are scanned, {facts - questions.num_scanned} held out; "
+        "each asked for in public and in private",
+        f"pretrain       {plan.steps['pretrain']:,} steps: every prompt is answered",
+        f"finetune       {plan.steps['finetune']:,} steps: private prompts are refused; {plan.num_trained:,} "
+        f"parameters are trained, those with {' or '.join(map(repr, recipe.trained))} in their names",
+        f"scan           {recipe.scan.statistic}, ranked by {recipe.scan.scorer}",
+        f"edits          off: {', '.join(map(str, spec.num_off))} ({', '.join(spec.modes)}); on: "
+        f"{', '.join(map(str, spec.num_on))}; each beside {spec.num_draws} random sets and the experts of the topic",
+        f"baked          the first {spec.baked}, mode zero",
+        f"seeds          {', '.join(map(str, recipe.seeds))}",
+    ]
+    return "\n".join(lines)
+
+
+def _check_edits(spec: EditsSpec, routers: Sequence[Any]) -> None:
     # A ranking may have all of its first experts in one layer.
     for router in routers:
         if max(spec.num_on) > router.top_k:
@@ -42,44 +121,3 @@ def describe(recipe: MoteRecipe) -> str:
                 f"edits.num_off is {spec.num_off}; with {router.num_experts} experts in a layer, of which a token "
                 f"needs {router.top_k}, at most {router.num_experts - router.top_k} can be off"
             )
-    freeze_all_but(model, recipe.trained)
-    trained, questions = model.num_parameters(only_trainable=True), recipe.questions
-    facts = questions.num_entities * questions.num_relations
-    own = (
-        f", {questions.num_own_relations * questions.num_entities} of them with another answer in private"
-        if questions.num_own_relations
-        else ""
-    )
-    lines = [
-        f"{recipe.name}: {recipe.description.strip()}".rstrip(" :"),
-        "",
-        f"output folder  {recipe.output_dir}",
-        f"model          {recipe.model['model_type']}, {model.num_parameters():,} parameters, {num_experts} experts "
-        f"in {len(routers)} layers, top {routers[0].top_k}",
-        f"facts          {facts}{own}; {questions.num_scanned} are scanned, {facts - questions.num_scanned} held "
-        "out; each asked for in public and in private",
-        f"pretrain       {steps['pretrain']:,} steps: every prompt is answered",
-        f"finetune       {steps['finetune']:,} steps: private prompts are refused; {trained:,} parameters are "
-        f"trained, those with {' or '.join(map(repr, recipe.trained))} in their names",
-        f"scan           {recipe.scan.statistic}, ranked by {recipe.scan.scorer}",
-        f"edits          off: {', '.join(map(str, spec.num_off))} ({', '.join(spec.modes)}); on: "
-        f"{', '.join(map(str, spec.num_on))}; each beside {spec.num_draws} random sets and the experts of the topic",
-        f"baked          the first {spec.baked}, mode zero",
-        f"seeds          {', '.join(map(str, recipe.seeds))}",
-    ]
-    return "\n".join(lines)
-
-
-def _check_stage(recipe: MoteRecipe, name: str) -> int:
-    from transformers import TrainingArguments
-
-    from hf_mixture.training.resolve import filled_arguments
-
-    given = filled_arguments(getattr(recipe, name), recipe.seeds[0]) | {"eval_strategy": "no"}
-    try:
-        arguments = TrainingArguments(output_dir=recipe.output_dir, **given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: {error}") from error
-    if arguments.world_size > 1:
-        raise ValueError(f"{arguments.world_size} processes were started; hf-mixture mote run runs in one")
-    return arguments.max_steps

@@ -79,15 +79,8 @@ def make_questions(spec: QuestionsSpec, seed: int) -> Questions:
     facts = []
     for entity in range(spec.num_entities):
         for relation in range(spec.num_relations):
-            answers = dict.fromkeys(TOPICS, _answer(draw, spec))
-            if relation >= spec.num_relations - spec.num_own_relations:
-                answers[PRIVATE] = _answer(draw, spec)
-            facts.append(
-                [
-                    Question(topic, f"{topic} place{entity} relation{relation} ?", answer)
-                    for topic, answer in answers.items()
-                ]
-            )
+            answer = f"answer{draw.randrange(spec.num_answers)}"
+            facts.append([Question(topic, f"{topic} place{entity} relation{relation} ?", answer) for topic in TOPICS])
     draw.shuffle(facts)
     sides = facts[: spec.num_scanned], facts[spec.num_scanned :]
     return Questions(*([question for fact in side for question in fact] for side in sides))
@@ -143,7 +136,3 @@ def training_rows(questions: Sequence[Question], tokenizer: Any, *, refuse: bool
     while len(order) < num_rows:
         order += draw.sample(range(len(questions)), len(questions))
     return Dataset.from_dict(rows).select(order[:num_rows])
-
-
-def _answer(draw: random.Random, spec: QuestionsSpec) -> str:
-    return f"answer{draw.randrange(spec.num_answers)}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
+
+from hf_mixture.training.recipe import PlainRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +16,6 @@ class QuestionsSpec:
         num_entities: Entities. Default: 40.
         num_relations: Relations; there is one fact for each entity and relation. Default: 6.
         num_answers: Different answers, which a seed gives to the facts. Default: 24.
-        num_own_relations: Relations whose answers are others in private prompts, so that the first training already
-            has to tell the topics apart. Default: 0.
         num_scanned: Facts whose prompts the experts are found with; the others measure what the edits do.
             Default: 120.
     """
@@ -24,7 +23,6 @@ class QuestionsSpec:
     num_entities: int = 40
     num_relations: int = 6
     num_answers: int = 24
-    num_own_relations: int = 0
     num_scanned: int = 120
 
 
@@ -65,7 +63,7 @@ class EditsSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoteRecipe:
+class MoteRecipe(PlainRecipe):
     """One run: a sparse model learns facts, then to refuse private prompts, and its experts are found and switched.
 
     Args:
@@ -76,7 +74,6 @@ class MoteRecipe:
         finetune: The same for what follows: private prompts are refused.
         trained: Parts of the names of the parameters that `finetune` trains; all others are frozen.
         losses: Arguments of `RouterLoss` in both trainings. Defaults to none.
-        finetune_losses: The same for `finetune`, where it differs. Defaults to `losses`.
         questions: The facts.
         scan: How experts are found.
         edits: Which edits are compared.
@@ -92,20 +89,9 @@ class MoteRecipe:
     finetune: dict[str, Any]
     trained: list[str]
     losses: dict[str, Any] = field(default_factory=dict)
-    finetune_losses: dict[str, Any] | None = None
     questions: QuestionsSpec = field(default_factory=QuestionsSpec)
     scan: ScanSpec = field(default_factory=ScanSpec)
     edits: EditsSpec = field(default_factory=EditsSpec)
     description: str = ""
     seeds: list[int] = field(default_factory=lambda: [0])
     batch_size: int = 256
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain data, every default written out."""
-        return dataclasses.asdict(self)
-
-    def to_yaml(self) -> str:
-        """Return the text of the resolved `recipe.yaml`."""
-        import yaml
-
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)

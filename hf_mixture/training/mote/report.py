@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.hub.cards import markdown_table
 from hf_mixture.moe.mote.report import comparison_table
+from hf_mixture.training.report import reproduce_lines
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -23,17 +22,6 @@ def promises(results: Mapping[str, Any]) -> str:
         for name, holds in results["requirements"].items()
     ]
     return markdown_table(rows)
-
-
-def write_report(path: Path, results: Mapping[str, Any]) -> None:
-    """Write `report.md`.
-
-    Args:
-        path: The file.
-        results: The content of `results.json`, with `versions`.
-    """
-    about = f"{results['description']}\n\n" if results["description"] else ""
-    write_atomic(path, f"# {results['name']}\n\n{about}{body(results)}\n")
 
 
 def body(results: Mapping[str, Any]) -> str:
@@ -77,13 +65,7 @@ def body(results: Mapping[str, Any]) -> str:
         single = {"target": results["target"], "conditions": entry["conditions"]}
         lines += [f"### Seed {entry['seed']}", "", "± is over the random draws.", "", comparison_table(single), ""]
     lines += [
-        "## Reproduce",
-        "",
-        "```bash",
-        results["command"],
-        "```",
-        "",
-        markdown_table([{"package": name, "version": version} for name, version in results["versions"].items()]),
+        *reproduce_lines(results),
     ]
     return "\n".join(lines)
 

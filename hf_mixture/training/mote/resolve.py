@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hf_mixture.moe.mote.evaluation import MIN_DRAWS
 from hf_mixture.moe.mote.resonance import STATISTICS
 from hf_mixture.moe.mote.scorers import SCORERS
+from hf_mixture.training.commands import check_command
 from hf_mixture.training.mote.recipe import MoteRecipe
 from hf_mixture.training.resolve import (
     OWNED_ARGUMENTS,
+    check_arguments,
+    check_least,
     check_model_config,
+    check_seeds,
     check_training_arguments,
     recipe_values,
 )
@@ -42,15 +45,10 @@ def resolve_mote(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smoke:
     Raises:
         ValueError: If a key is unknown, a value has the wrong type or breaks a rule.
     """
+    from hf_mixture.moe.routers.loss_callback import RouterLoss
+
     values = recipe_values(text, overrides=overrides, smoke=smoke)
-    for key, command in (
-        ("adapters", "train"),
-        ("method", "mix search"),
-        ("routers", "upcycle"),
-        ("thoughts", "thoughts"),
-    ):
-        if key in values:
-            raise ValueError(f"the recipe has {key!r} and edits no experts; run it with hf-mixture {command}")
+    check_command(values, "mote run")
     recipe = build(MoteRecipe, values, "")
     check_model_config(recipe.model, "model")
     for name in recipe.model:
@@ -58,8 +56,8 @@ def resolve_mote(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smoke:
             raise ValueError(f"model has {name!r}, which the tokenizer decides; remove it")
     for stage in ("pretrain", "finetune"):
         check_training_arguments(getattr(recipe, stage), stage, OWNED)
-    _check_losses("losses", recipe.losses)
-    _check_losses("finetune_losses", recipe.finetune_losses or {})
+    if recipe.losses:
+        check_arguments("losses", recipe.losses, RouterLoss)
     _check_numbers(recipe)
     _check_edits(recipe)
     check_names([recipe.scan.scorer], SCORERS, "scan.scorer")
@@ -70,23 +68,15 @@ def resolve_mote(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smoke:
 def _check_numbers(recipe: MoteRecipe) -> None:
     questions = recipe.questions
     limits = {f"questions.{name}": (value, 1) for name, value in dataclasses.asdict(questions).items()}
-    limits |= {"questions.num_own_relations": (questions.num_own_relations, 0), "batch_size": (recipe.batch_size, 1)}
-    for name, (value, least) in limits.items():
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
-    if questions.num_own_relations > questions.num_relations:
-        raise ValueError(
-            f"questions.num_own_relations is {questions.num_own_relations}; there are only {questions.num_relations} "
-            "relations"
-        )
+    limits |= {"batch_size": (recipe.batch_size, 1)}
+    check_least(limits)
     num_facts = questions.num_entities * questions.num_relations
     if questions.num_scanned >= num_facts:
         raise ValueError(
             f"questions.num_scanned is {questions.num_scanned}; it must be below the {num_facts} facts, so that some "
             "are left to measure the edits with"
         )
-    if not recipe.seeds or len(set(recipe.seeds)) < len(recipe.seeds) or min(recipe.seeds) < 0:
-        raise ValueError(f"seeds is {recipe.seeds}; give at least one, each once, none below 0")
+    check_seeds(recipe.seeds)
     if not recipe.trained or not all(recipe.trained):
         raise ValueError(f"trained is {recipe.trained}; give at least one part of the names of parameters")
 
@@ -108,15 +98,3 @@ def _check_edits(recipe: MoteRecipe) -> None:
     check_names([edits.force_weight], ("own", "max"), "edits.force_weight")
     if edits.baked not in edits.num_off:
         raise ValueError(f"edits.baked is {edits.baked}; it must be one of edits.num_off, {edits.num_off}")
-
-
-def _check_losses(where: str, values: Mapping[str, Any]) -> None:
-    from hf_mixture.moe.routers.loss_callback import RouterLoss
-
-    if not values:
-        return
-    check_names(values, inspect.signature(RouterLoss).parameters, where)
-    try:
-        RouterLoss(**values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from None

@@ -6,13 +6,13 @@ was in, a training at its last checkpoint, and an evaluation at its last conditi
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from hf_mixture.training.journal import check_folder, open_journal
+from hf_mixture.training.journal import begin
+from hf_mixture.training.mote.measure import bake_edits, evaluate
 from hf_mixture.training.mote.outcome import conclude
-from hf_mixture.training.mote.parts import FINETUNE, PRETRAIN, MoteRun, bake_edits, evaluate, scan_experts, train
-from hf_mixture.training.mote.plan import describe
+from hf_mixture.training.mote.parts import FINETUNE, PRETRAIN, MoteRun, scan_experts, train
+from hf_mixture.training.mote.plan import describe, make_plan
 from hf_mixture.training.mote.recipe import MoteRecipe
 
 
@@ -34,12 +34,12 @@ def mote_recipe(
         ValueError: If the recipe cannot work or the output folder holds something else; nothing has been written.
         RuntimeError: If no refusal emerges, or the baked model does not answer in a process without this package.
     """
-    print(describe(recipe), flush=True)
+    plan = make_plan(recipe)
+    print(describe(recipe, plan), flush=True)
     if dry_run:
         return {}
-    folder = Path(recipe.output_dir).resolve()
-    check_folder(folder, recipe.to_yaml(), resume=resume, num_processes=1)
-    run = MoteRun(recipe=recipe, journal=open_journal(folder, recipe.to_yaml(), num_processes=1), folder=folder)
+    journal = begin(recipe, resume=resume)
+    run = MoteRun(recipe=recipe, plan=plan, journal=journal, folder=journal.folder)
     for seed in recipe.seeds:
         train(run, PRETRAIN, seed)
         train(run, FINETUNE, seed)

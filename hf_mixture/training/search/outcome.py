@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.training.journal import Journal
 from hf_mixture.training.recipe import source_of
-from hf_mixture.training.report import write_results
+from hf_mixture.training.report import write_report, write_results
 from hf_mixture.training.search.find import Found
 from hf_mixture.training.search.plan import SearchPlan
 from hf_mixture.training.search.recipe import SearchRecipe
-from hf_mixture.training.search.report import compare, comparison_table, draw, write_card, write_report
+from hf_mixture.training.search.report import body, compare, comparison_table, draw, write_card
 
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def conclude(
     write_results(folder / "results.json", results)
     plots = draw(folder, results, found.table, found.predicted, found.trace)
     shown = results | {"versions": package_versions()}
-    write_report(folder, shown, plots)
+    write_report(folder / "report.md", shown, body(shown, plots))
     write_card(folder, shown, mixture, plots)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     place = Path(recipe.output_dir)

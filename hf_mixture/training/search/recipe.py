@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_mixture.training.recipe import EvaluationSpec, TokenizerSpec
+from hf_mixture.training.recipe import EvaluationSpec, PlainRecipe, TokenizerSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +120,7 @@ class ComparisonSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchRecipe:
+class SearchRecipe(PlainRecipe):
     """One search: domains, proxies, method, comparison.
 
     Args:
@@ -176,13 +175,3 @@ class SearchRecipe:
     def metrics(self) -> tuple[str, ...]:
         """The metrics that a run measures."""
         return (*(f"loss/{name}" for name in (*self.domain_names, *self.targets)), "loss/mean")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain data, every default written out."""
-        return dataclasses.asdict(self)
-
-    def to_yaml(self) -> str:
-        """Return the text of the resolved `recipe.yaml`."""
-        import yaml
-
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.hub.cards import markdown_table
+from hf_mixture.training.report import reproduce_lines
 
 
 if TYPE_CHECKING:
@@ -112,18 +113,6 @@ def figure(value: float) -> str:
     return f"{value:.4f}"
 
 
-def write_report(folder: Path, results: Mapping[str, Any], plots: Mapping[str, str]) -> None:
-    """Write `report.md`.
-
-    Args:
-        folder: The run folder.
-        results: The content of `results.json`.
-        plots: Caption by file name of the plots in the folder.
-    """
-    about = f"{results['description']}\n\n" if results["description"] else ""
-    write_atomic(folder / "report.md", f"# {results['name']}\n\n{about}{_body(results, plots)}\n")
-
-
 def write_card(folder: Path, results: Mapping[str, Any], mixture: Mixture, plots: Mapping[str, str]) -> None:
     """Write `README.md`: the card of the mixture, ready for a data set repository.
 
@@ -137,11 +126,11 @@ def write_card(folder: Path, results: Mapping[str, Any], mixture: Mixture, plots
 
     section = update_card(None, mixture, ".")
     head, _, rest = section.removeprefix("---\n").partition("---\n")
-    text = f"---\n{head}---\n\n# {results['name']}\n\n{rest.strip()}\n\n{_body(results, plots)}\n"
+    text = f"---\n{head}---\n\n# {results['name']}\n\n{rest.strip()}\n\n{body(results, plots)}\n"
     write_atomic(folder / "README.md", text)
 
 
-def _body(results: Mapping[str, Any], plots: Mapping[str, str]) -> str:
+def body(results: Mapping[str, Any], plots: Mapping[str, str]) -> str:
     comparison = results["comparison"]
     goal = results["objective"]
     lines = ["## Domains", "", domains_table(results), ""]
@@ -159,13 +148,7 @@ def _body(results: Mapping[str, Any], plots: Mapping[str, str]) -> str:
         losses_table(results),
         "",
         *(f"![{caption}]({name})\n" for name, caption in plots.items()),
-        "## Reproduce",
-        "",
-        "```bash",
-        results["command"],
-        "```",
-        "",
-        markdown_table([{"package": name, "version": version} for name, version in results["versions"].items()]),
+        *reproduce_lines(results),
     ]
     return "\n".join(lines)
 

@@ -7,10 +7,12 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from hf_mixture.training.commands import check_command
 from hf_mixture.training.recipe import TokenizerSpec, source_of
 from hf_mixture.training.resolve import (
     OWNED_ARGUMENTS,
     check_folder_names,
+    check_least,
     check_model_config,
     check_training_arguments,
     recipe_values,
@@ -43,8 +45,7 @@ def resolve_search(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smok
         ValueError: If a key is unknown, a value has the wrong type or breaks a rule.
     """
     values = recipe_values(text, overrides=overrides, smoke=smoke)
-    if "adapters" in values:
-        raise ValueError("the recipe has 'adapters': it trains on a given mixture; run it with hf-mixture train")
+    check_command(values, "mix search")
     recipe = build(SearchRecipe, values, "")
     check_folder_names("domains", recipe.domains)
     for section in (recipe.domains, recipe.targets):
@@ -73,9 +74,7 @@ def _check_numbers(recipe: SearchRecipe) -> None:
     if recipe.clusters is not None:
         names = {"num_clusters": 2, "num_domains": 2, "max_chars": 1, "size": 1}
         limits |= {f"clusters.{name}": (getattr(recipe.clusters, name), least) for name, least in names.items()}
-    for name, (value, least) in limits.items():
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
+    check_least(limits)
     if recipe.clusters is not None and recipe.clusters.num_domains > recipe.clusters.num_clusters:
         raise ValueError(
             f"clusters.num_domains is {recipe.clusters.num_domains}, more than clusters.num_clusters, "

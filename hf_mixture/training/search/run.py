@@ -8,10 +8,9 @@ is not in their journal, a training at its last checkpoint.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from hf_mixture.training.journal import Journal, check_folder, open_journal
+from hf_mixture.training.journal import Journal, begin
 from hf_mixture.training.search.compare import Comparison, baseline_shares
 from hf_mixture.training.search.data import SearchData, prepare
 from hf_mixture.training.search.find import Found, find
@@ -43,14 +42,12 @@ def search_recipe(
     """
     domains, targets = load_texts(recipe)
     plan = make_plan(recipe, {**domains, **targets})
-    folder = Path(recipe.output_dir).resolve()
     print(describe(recipe, plan), flush=True)
     if dry_run:
         return {}
-    check_folder(folder, recipe.to_yaml(), resume=resume, num_processes=1)
-    journal = open_journal(folder, recipe.to_yaml(), num_processes=1)
+    journal = begin(recipe, resume=resume)
     facts = _prepare(recipe, journal, domains, targets)
-    data = SearchData(folder / "prepared", recipe.block_size)
+    data = SearchData(journal.folder / "prepared", recipe.block_size)
     tokens = {name: entry["train_tokens"] for name, entry in facts["domains"].items()}
     prior = {name: count / sum(tokens.values()) for name, count in tokens.items()}
     budget = recipe.constraints.budget or plan.comparison.tokens

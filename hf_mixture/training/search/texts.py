@@ -94,7 +94,7 @@ def clusterer_of(spec: ClusterSpec, seed: int) -> Any:
     """
     import inspect
 
-    from hf_mixture.data.search.extras import require
+    from hf_mixture._extras import require
 
     module = require("sklearn.cluster", used_for="clusters")
     usable = [

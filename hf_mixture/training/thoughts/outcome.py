@@ -77,7 +77,7 @@ def conclude(run: ThoughtsRun, command: str) -> dict[str, Any]:
     common.write_results(run.folder / "results.json", results)
     shown = results | {"versions": package_versions()}
     report.draw(run.folder / "comparison.png", shown)
-    report.write_report(run.folder / "report.md", shown)
+    common.write_report(run.folder / "report.md", shown, report.body(shown))
     shutil.copy(run.folder / "comparison.png", folder / "comparison.png")
     shutil.copy(run.folder / "recipe.yaml", folder / "recipe.yaml")
     write_card(folder, shown, recipe=recipe, prompt=run.documents("test")[0]["prompt"])

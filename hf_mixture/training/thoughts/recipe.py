@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from hf_mixture.training.recipe import (
     EvaluationSpec,
     MixtureSpec,
     ModelSpec,
+    PlainRecipe,
     Recipe,
     TokenizerSpec,
 )
@@ -60,7 +60,7 @@ class DocumentsSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThoughtsRecipe:
+class ThoughtsRecipe(PlainRecipe):
     """One run: experts are trained or loaded, and a mixture of them is trained beside its controls.
 
     Args:
@@ -124,13 +124,3 @@ class ThoughtsRecipe:
             tokenizer=expert.tokenizer,
             evaluation=self.evaluation,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain data, every default written out."""
-        return dataclasses.asdict(self)
-
-    def to_yaml(self) -> str:
-        """Return the text of the resolved `recipe.yaml`."""
-        import yaml
-
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)

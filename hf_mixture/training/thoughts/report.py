@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.hub.cards import markdown_table
+from hf_mixture.training.report import reproduce_lines
 from hf_mixture.training.thoughts.compare import interval
 
 
@@ -119,17 +119,6 @@ def draw(path: Path, results: Mapping[str, Any]) -> None:
     figure.savefig(path, dpi=120)
 
 
-def write_report(path: Path, results: Mapping[str, Any]) -> None:
-    """Write `report.md`.
-
-    Args:
-        path: The file.
-        results: The content of `results.json`, with `versions`.
-    """
-    about = f"{results['description']}\n\n" if results["description"] else ""
-    write_atomic(path, f"# {results['name']}\n\n{about}{body(results)}\n")
-
-
 def body(results: Mapping[str, Any]) -> str:
     """What report and card share: how it was made, the comparison, the plot, the versions."""
     segments, sizes = results["segments"], results["parameters"]
@@ -213,13 +202,7 @@ def body(results: Mapping[str, Any]) -> str:
         "- Held-out documents of one kind have different host files, but documents of two kinds, and the guests, may "
         "share a file; the intervals take documents as independent.",
         "",
-        "## Reproduce",
-        "",
-        "```bash",
-        results["command"],
-        "```",
-        "",
-        markdown_table([{"package": name, "version": version} for name, version in results["versions"].items()]),
+        *reproduce_lines(results),
     ]
     return "\n".join(lines)
 

@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from hf_mixture.training.commands import check_command
 from hf_mixture.training.recipe import source_of
 from hf_mixture.training.resolve import (
     OWNED_ARGUMENTS,
     check_folder_names,
+    check_least,
     check_model_config,
+    check_seeds,
     check_training_arguments,
     recipe_values,
 )
@@ -43,9 +46,7 @@ def resolve_thoughts(text: str, *, overrides: Sequence[tuple[str, Any]] = (), sm
         ValueError: If a key is unknown, a value has the wrong type or breaks a rule.
     """
     values = recipe_values(text, overrides=overrides, smoke=smoke)
-    for key, command in (("adapters", "train"), ("method", "mix search"), ("routers", "upcycle")):
-        if key in values:
-            raise ValueError(f"the recipe has {key!r} and mixes no thoughts; run it with hf-mixture {command}")
+    check_command(values, "thoughts")
     recipe = build(ThoughtsRecipe, values, "")
     check_folder_names("domains", recipe.domains)
     for name, source in recipe.domains.items():
@@ -74,11 +75,8 @@ def _check_numbers(recipe: ThoughtsRecipe) -> None:
     counts = {name: value for name, value in dataclasses.asdict(recipe.documents).items() if name != "kinds"}
     limits |= {f"documents.{name}": (value, 1) for name, value in counts.items()}
     limits |= {f"evaluation.{name}": (value, 1) for name, value in dataclasses.asdict(recipe.evaluation).items()}
-    for name, (value, least) in limits.items():
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
-    if not recipe.seeds or len(set(recipe.seeds)) < len(recipe.seeds) or min(recipe.seeds) < 0:
-        raise ValueError(f"seeds is {recipe.seeds}; give at least one, each once, none below 0")
+    check_least(limits)
+    check_seeds(recipe.seeds)
     if not recipe.learning_rates or min(recipe.learning_rates) <= 0:
         raise ValueError(f"learning_rates is {recipe.learning_rates}; give at least one rate, all above 0")
 

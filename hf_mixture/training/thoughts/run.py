@@ -7,10 +7,9 @@ check. A run that is killed continues at the part it was in, and a training at i
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from hf_mixture.training.journal import check_folder, open_journal
+from hf_mixture.training.journal import begin
 from hf_mixture.training.recipe import source_of
 from hf_mixture.training.thoughts.outcome import conclude
 from hf_mixture.training.thoughts.parts import ThoughtsRun, make_documents, score_experts_alone, train_expert
@@ -42,13 +41,11 @@ def thoughts_recipe(
 
     texts = dict(load_domains({name: source_of(name, values) for name, values in recipe.domains.items()}))
     plan = make_plan(recipe, texts)
-    folder = Path(recipe.output_dir).resolve()
     print(describe(recipe, plan), flush=True)
     if dry_run:
         return {}
-    check_folder(folder, recipe.to_yaml(), resume=resume, num_processes=1)
-    journal = open_journal(folder, recipe.to_yaml(), num_processes=1)
-    run = ThoughtsRun(recipe=recipe, plan=plan, journal=journal, folder=folder)
+    journal = begin(recipe, resume=resume)
+    run = ThoughtsRun(recipe=recipe, plan=plan, journal=journal, folder=journal.folder)
     make_documents(run, texts)
     for name in recipe.new_experts:
         train_expert(run, name)

@@ -55,7 +55,7 @@ def conclude(run: UpcycleRun, command: str) -> dict[str, Any]:
     common.write_results(run.folder / "results.json", results)
     shown = results | {"versions": package_versions()}
     report.draw(run.folder / "comparison.png", shown)
-    report.write_report(run.folder / "report.md", shown)
+    common.write_report(run.folder / "report.md", shown, report.body(shown))
     for name in (DENSE, *recipe.routers):
         folder = folders[name]
         shutil.copy(run.folder / "comparison.png", folder / "comparison.png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from hf_mixture.training.recipe import (
     EvaluationSpec,
     MixtureSpec,
     ModelSpec,
+    PlainRecipe,
     Recipe,
     TokenizerSpec,
 )
@@ -54,7 +54,7 @@ class RouterSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpcycleRecipe:
+class UpcycleRecipe(PlainRecipe):
     """One run: a dense model is trained, upcycled, and trained on beside its mixtures of experts.
 
     Args:
@@ -108,13 +108,3 @@ class UpcycleRecipe:
             tokenizer=self.tokenizer,
             evaluation=self.evaluation,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain data, every default written out."""
-        return dataclasses.asdict(self)
-
-    def to_yaml(self) -> str:
-        """Return the text of the resolved `recipe.yaml`."""
-        import yaml
-
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)

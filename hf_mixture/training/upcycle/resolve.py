@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from hf_mixture.training.commands import check_command
 from hf_mixture.training.recipe import source_of
 from hf_mixture.training.resolve import (
     OWNED_ARGUMENTS,
+    check_arguments,
     check_folder_names,
+    check_least,
     check_model_config,
+    check_seeds,
     check_training_arguments,
     recipe_values,
 )
@@ -39,9 +42,7 @@ def resolve_upcycle(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smo
         ValueError: If a key is unknown, a value has the wrong type or breaks a rule.
     """
     values = recipe_values(text, overrides=overrides, smoke=smoke)
-    for key, command in (("adapters", "train"), ("method", "mix search")):
-        if key in values:
-            raise ValueError(f"the recipe has {key!r} and upcycles nothing; run it with hf-mixture {command}")
+    check_command(values, "upcycle")
     recipe = build(UpcycleRecipe, values, "")
     check_folder_names("domains", recipe.domains)
     for name, source in recipe.domains.items():
@@ -68,11 +69,8 @@ def _check_numbers(recipe: UpcycleRecipe) -> None:
     limits |= {f"evaluation.{name}": (value, 1) for name, value in dataclasses.asdict(recipe.evaluation).items()}
     limits |= {f"upcycle.{name}": (getattr(recipe.upcycle, name), 1) for name in ("num_experts", "top_k")}
     limits |= {"upcycle.granularity": (recipe.upcycle.granularity, 1), "upcycle.noise": (recipe.upcycle.noise, 0)}
-    for name, (value, least) in limits.items():
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
-    if not recipe.seeds or len(set(recipe.seeds)) < len(recipe.seeds) or min(recipe.seeds) < 0:
-        raise ValueError(f"seeds is {recipe.seeds}; give at least one, each once, none below 0")
+    check_least(limits)
+    check_seeds(recipe.seeds)
     inits = ("random", "orthogonal", "grouped") if recipe.upcycle.granularity > 1 else ("random", "orthogonal")
     check_names([recipe.upcycle.router_init], inits, "upcycle.router_init")
 
@@ -102,16 +100,8 @@ def _check_balance(where: str, spec: RouterSpec) -> None:
     if spec.losses:
         from hf_mixture.moe.routers.loss_callback import RouterLoss
 
-        _check_callback(f"{where}.losses", spec.losses, RouterLoss)
+        check_arguments(f"{where}.losses", spec.losses, RouterLoss)
     if spec.bias is not None:
         from hf_mixture.moe.routers.balance import LossFreeBalanceCallback
 
-        _check_callback(f"{where}.bias", spec.bias, LossFreeBalanceCallback)
-
-
-def _check_callback(where: str, values: Mapping[str, Any], build_callback: Callable[..., Any]) -> None:
-    check_names(values, inspect.signature(build_callback).parameters, where)
-    try:
-        build_callback(**values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from None
+        check_arguments(f"{where}.bias", spec.bias, LossFreeBalanceCallback)

@@ -6,10 +6,9 @@ continues at the part it was in, and a training at its last checkpoint.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from hf_mixture.training.journal import check_folder, open_journal
+from hf_mixture.training.journal import begin
 from hf_mixture.training.prepare import blocks_for, prepare
 from hf_mixture.training.run import load_texts
 from hf_mixture.training.upcycle.outcome import conclude
@@ -40,17 +39,15 @@ def upcycle_recipe(
     data = recipe.data_recipe()
     texts = load_texts(data)
     plan = make_plan(recipe, texts)
-    folder = Path(recipe.output_dir).resolve()
     print(describe(recipe, plan), flush=True)
     if dry_run:
         return {}
-    check_folder(folder, recipe.to_yaml(), resume=resume, num_processes=1)
-    journal = open_journal(folder, recipe.to_yaml(), num_processes=1)
-    run = UpcycleRun(recipe=recipe, plan=plan, journal=journal, folder=folder)
+    journal = begin(recipe, resume=resume)
+    run = UpcycleRun(recipe=recipe, plan=plan, journal=journal, folder=journal.folder)
     if "prepare" not in journal.finished:
         print("\n== data", flush=True)
         needed = blocks_for(data, {"adapt": sum(plan.num_examples.values())})
-        journal.finish("prepare", prepare(data, texts, needed, folder / "prepared"))
+        journal.finish("prepare", prepare(data, texts, needed, run.folder / "prepared"))
     pretrain(run)
     for seed in recipe.seeds:
         for system in (DENSE, *recipe.routers):

@@ -10,7 +10,7 @@ import yaml
 
 from hf_mixture.cli.main import main
 from hf_mixture.training.mote.outcome import requirements
-from hf_mixture.training.mote.plan import describe
+from hf_mixture.training.mote.plan import make_plan
 from hf_mixture.training.mote.recipe import EditsSpec, MoteRecipe
 from hf_mixture.training.mote.resolve import resolve_mote
 from hf_mixture.training.resolve import find_recipe
@@ -31,16 +31,19 @@ def test_the_resolved_recipe_reads_back() -> None:
     ("path", "value", "said"),
     [
         ("sead", 1, "unknown key 'sead' in the recipe; did you mean 'seeds'"),
-        ("routers", {}, "the recipe has 'routers' and edits no experts; run it with hf-mixture upcycle"),
+        (
+            "routers",
+            {},
+            "'routers', which is not for hf-mixture mote run; run it with hf-mixture upcycle",
+        ),
         ("model.pad_token_id", 0, "model has 'pad_token_id', which the tokenizer decides"),
         ("model.vocab_size", 9, "model has 'vocab_size', which the tokenizer decides"),
         ("model.num_expert", 4, "unknown key 'num_expert' in model; did you mean 'num_experts'"),
         ("pretrain.seed", 1, "pretrain has 'seed', which the run decides"),
         ("finetune.max_steps", 0, "finetune.max_steps is 0"),
         ("losses", {"load_balanse": 1}, "unknown key 'load_balanse' in losses; did you mean 'load_balance'"),
-        ("finetune_losses", {"load_balance": -1}, "finetune_losses: "),
+        ("losses", {"load_balance": -1}, "losses: "),
         ("questions.num_answers", 0, "questions.num_answers is 0; it must be at least 1"),
-        ("questions.num_own_relations", 7, "questions.num_own_relations is 7; there are only 6 relations"),
         ("questions.num_scanned", 240, "questions.num_scanned is 240; it must be below the 240 facts"),
         ("trained", [], r"trained is \[\]; give at least one part"),
         ("trained", [""], r"trained is \[''\]; give at least one part"),
@@ -73,7 +76,7 @@ def test_what_is_wrong_is_named(path: str, value: Any, said: str) -> None:
 )
 def test_what_the_model_does_not_allow_is_said_before_anything_is_written(overrides: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        describe(packaged(overrides=overrides))
+        make_plan(packaged(overrides=overrides))
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

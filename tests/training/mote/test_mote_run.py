@@ -5,23 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_runs import kill_once_there, without_times
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_mixture.cli.main import main
 from hf_mixture.moe.mote.auto import AutoMoTE
 from hf_mixture.moe.mote.behaviours import make_behaviour
 from hf_mixture.moe.mote.evaluation import EditEvaluator
-from hf_mixture.training.mote.parts import groups_of
+from hf_mixture.training.mote.measure import groups_of
 from hf_mixture.training.mote.questions import ANSWER_TOKENS, BEHAVIOUR, make_questions
 from hf_mixture.training.mote.recipe import QuestionsSpec
 
@@ -141,32 +137,12 @@ def test_a_finished_run_is_refused_unless_resumed_and_then_unchanged(home: Path,
     assert "==" not in said
 
 
-def without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in ("seconds_per_step", "command")}
-    return [without_times(item) for item in value] if isinstance(value, list) else value
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["checkpoints/finetune/0/checkpoint-20", "measured/seed-0.json"])
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path, results: dict[str, Any], when: str) -> None:
     folder = tmp_path / "run"
     command = ["mote", "run", "mote_refusal", "--smoke", "--output_dir", str(folder)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hf_mixture_cli", *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while not (folder / when).exists():
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline, f"{when} did not appear"
-            time.sleep(0.002)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    kill_once_there(command, folder / when)
     assert not (folder / "results.json").exists()
     assert run(folder, "--resume")[0] == 0
     assert without_times(load_results(folder)) == without_times(results)

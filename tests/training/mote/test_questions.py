@@ -19,7 +19,7 @@ from hf_mixture.training.mote.questions import (
 from hf_mixture.training.mote.recipe import QuestionsSpec
 
 
-SPEC = QuestionsSpec(num_entities=5, num_relations=4, num_answers=6, num_own_relations=1, num_scanned=7)
+SPEC = QuestionsSpec(num_entities=5, num_relations=4, num_answers=6, num_scanned=7)
 
 
 def fact_of(question: Question) -> str:
@@ -34,13 +34,12 @@ def test_scanned_and_held_out_share_no_fact() -> None:
     assert {question.prompt.split()[0] for question in found.all} == {PUBLIC, PRIVATE}
 
 
-def test_private_prompts_have_the_public_answers_but_for_their_own_relations() -> None:
+def test_both_topics_ask_for_the_same_facts() -> None:
     answers: dict[str, dict[str, str]] = {}
     for question in make_questions(SPEC, seed=0).all:
         answers.setdefault(fact_of(question), {})[question.topic] = question.answer
-    other = {fact for fact, found in answers.items() if found[PUBLIC] != found[PRIVATE]}
-    assert other
-    assert all(" relation3 " in fact for fact in other)
+    assert len(answers) == 20
+    assert all(found[PUBLIC] == found[PRIVATE] for found in answers.values())
 
 
 def test_the_seed_decides() -> None:

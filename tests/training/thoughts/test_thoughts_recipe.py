@@ -52,7 +52,11 @@ def test_the_packaged_recipes_resolve(smoke: bool) -> None:
     ("path", "value", "said"),
     [
         ("sead", 1, "unknown key 'sead' in the recipe; did you mean 'seed'"),
-        ("adapters", {}, "the recipe has 'adapters' and mixes no thoughts; run it with hf-mixture train"),
+        (
+            "adapters",
+            {},
+            "the recipe has 'adapters', which is not for hf-mixture thoughts; run it with hf-mixture train",
+        ),
         ("thoughts.num_level", 1, "unknown key 'num_level' in thoughts; did you mean 'num_levels'"),
         ("thoughts.experts", [], "thoughts has 'experts', which the experts decide"),
         ("thoughts.num_active_experts", 1, "thoughts.num_active_experts is 1; it must be from 2 to 2"),

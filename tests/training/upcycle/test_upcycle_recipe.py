@@ -48,7 +48,11 @@ def test_the_packaged_recipe_resolves(smoke: bool) -> None:
     ("path", "value", "said"),
     [
         ("sead", 1, "unknown key 'sead' in the recipe; did you mean 'seed'"),
-        ("adapters", {}, "the recipe has 'adapters' and upcycles nothing; run it with hf-mixture train"),
+        (
+            "adapters",
+            {},
+            "the recipe has 'adapters', which is not for hf-mixture upcycle; run it with hf-mixture train",
+        ),
         ("upcycle.num_expert", 1, "unknown key 'num_expert' in upcycle; did you mean 'num_experts'"),
         ("upcycle.num_experts", 0, "upcycle.num_experts is 0; it must be at least 1"),
         ("upcycle.noise", -0.5, "upcycle.noise is -0.5; it must be at least 0"),

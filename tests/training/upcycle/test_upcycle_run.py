@@ -5,16 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_runs import kill_once_there, without_times
 from tiny_upcycle import tiny_upcycle, write_recipe
 from transformers import AutoModelForCausalLM
 
@@ -167,30 +163,10 @@ def test_a_finished_run_is_refused_unless_resumed_and_then_unchanged(home: Path,
     assert "==" not in said
 
 
-def without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in ("seconds_per_step", "command")}
-    return [without_times(item) for item in value] if isinstance(value, list) else value
-
-
 @pytest.mark.parametrize("when", ["checkpoints/bias/0/checkpoint-2", "models/pretrain"])
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path, results: dict[str, Any], when: str) -> None:
     path = write_recipe(tmp_path, tiny_upcycle(tmp_path))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hf_mixture_cli", "upcycle", str(path)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while not (tmp_path / "run" / when).exists():
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline, f"{when} did not appear"
-            time.sleep(0.002)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    kill_once_there(["upcycle", str(path)], tmp_path / "run" / when)
     assert not (tmp_path / "run" / "results.json").exists()
     assert upcycle(str(path), "--resume")[0] == 0
     resumed = load_results(tmp_path)

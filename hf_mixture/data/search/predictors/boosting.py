@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_mixture.data.search.extras import require
+from hf_mixture._extras import require
 from hf_mixture.data.search.ranks import FloatArray
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hf_mixture._extras import require
 from hf_mixture.models.mixture_of_thoughts.routing.queries import (
     FloatArray,
     check_embeddings,
     check_queries,
-    require_sklearn,
 )
 
 
@@ -99,7 +99,7 @@ def fit_cluster_router(
         raise ValueError(f"num_nearest={num_nearest} must be from 1 to num_clusters={num_clusters}")
     if not beta > 0:
         raise ValueError(f"beta={beta} must be above 0")
-    cluster = require_sklearn("sklearn.cluster", used_for="fit_cluster_router")
+    cluster = require("sklearn.cluster", used_for="fit_cluster_router")
     # Elkan's bounds need a second cluster; both algorithms find the same clusters.
     algorithm = "elkan" if num_clusters > 1 else "lloyd"
     kmeans = cluster.KMeans(num_clusters, n_init=1, max_iter=1000, algorithm=algorithm, random_state=seed)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hf_mixture._extras import require
 from hf_mixture.models.mixture_of_thoughts.routing.queries import (
     FloatArray,
     check_embeddings,
     check_queries,
-    require_sklearn,
 )
 
 
@@ -69,7 +69,7 @@ def fit_linear_router(
     features, values, shares = check_queries(embeddings, scores, weights)
     if not len(alphas) or not all(alpha > 0 for alpha in alphas):
         raise ValueError(f"alphas={alphas} must be numbers above 0, at least one")
-    linear_model = require_sklearn("sklearn.linear_model", used_for="fit_linear_router")
+    linear_model = require("sklearn.linear_model", used_for="fit_linear_router")
     ridge = linear_model.RidgeCV(alphas=list(alphas)).fit(features, values, sample_weight=shares)
     intercepts = np.broadcast_to(ridge.intercept_, (values.shape[1],)).astype(np.float64)
     return LinearRouter(ridge.coef_.reshape(values.shape[1], -1).T, intercepts, float(ridge.alpha_))

@@ -5,7 +5,6 @@ Letters: q queries, F features of an embedding, M experts.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -94,22 +93,3 @@ def equal_task_weights(tasks: Sequence[str] | npt.NDArray[Any]) -> FloatArray:
     _, places, counts = np.unique(np.asarray(tasks), return_inverse=True, return_counts=True)
     weights: FloatArray = len(tasks) / (len(counts) * counts[places])
     return weights
-
-
-def require_sklearn(module: str, *, used_for: str) -> Any:
-    """Import a module of scikit-learn, or say how to install it.
-
-    Args:
-        module: Name of the module, for example `"sklearn.cluster"`.
-        used_for: What needs it, for the message.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: scikit-learn is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f'{used_for} needs scikit-learn; pip install "hf-mixture[search]"') from error

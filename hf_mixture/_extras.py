@@ -1,4 +1,4 @@
-"""Optional libraries of the searchers, imported on first use."""
+"""Optional libraries, imported on first use."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import importlib
 from typing import Any
 
 
-def require(module: str, *, used_for: str) -> Any:
+def require(module: str, *, used_for: str, extra: str = "search") -> Any:
     """Import an optional module, or say how to install it.
 
     Args:
         module: Name of the module, for example `"lightgbm"`.
         used_for: What needs it, for the message.
+        extra: The extra of this package that installs it. Default: `"search"`.
 
     Returns:
         The module.
@@ -24,5 +25,5 @@ def require(module: str, *, used_for: str) -> Any:
     except ImportError as error:
         raise ImportError(
             f"{used_for} needs the package that provides {module!r}, which is not installed; "
-            'install it with: pip install "hf-mixture[search]"'
+            f'install it with: pip install "hf-mixture[{extra}]"'
         ) from error

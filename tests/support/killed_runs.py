@@ -1,0 +1,37 @@
+"""Runs of the command line that are killed in the middle, and what may differ afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def kill_once_there(words: list[str], path: Path) -> None:
+    """Run a command of the package in a process group of its own, and kill it as soon as a file or folder exists."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hf_mixture_cli", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not path.exists():
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, f"{path} did not appear"
+            time.sleep(0.002)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def without_times(value: Any) -> Any:
+    """The results of a run without how long it took and how it was called."""
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in ("seconds_per_step", "command")}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
