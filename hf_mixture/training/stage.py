@@ -14,6 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from hf_mixture._compat.checkpoints import load_converted_weights
 from hf_mixture.training.blocks import Windows
 
 
@@ -97,7 +98,7 @@ def train_stage(
     if settings.should_save:
         remove_torn_checkpoints(folder, settings.world_size)
     trainer.accelerator.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(model, folder))
     (timer,) = [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, StepTimer)]
     return StageResult(
         trainer=trainer, seconds_per_step=statistics.median(timer.seconds), log=list(trainer.state.log_history)
@@ -134,6 +135,22 @@ def remove_torn_checkpoints(folder: Path, num_processes: int) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
         if not _is_whole(checkpoint, num_processes):
             shutil.rmtree(checkpoint)
+
+
+def checkpoint_to_resume(model: Any, folder: Path) -> str | None:
+    """Find the last checkpoint, and read into the model what the Trainer would leave out of it.
+
+    Args:
+        model: The model that the Trainer is about to train.
+        folder: Where the Trainer keeps its checkpoints.
+
+    Returns:
+        The checkpoint, for `resume_from_checkpoint`; None to begin.
+    """
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:
+        load_converted_weights(model, checkpoint)
+    return checkpoint
 
 
 def last_checkpoint(folder: Path) -> str | None:

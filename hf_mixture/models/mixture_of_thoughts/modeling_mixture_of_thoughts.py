@@ -5,7 +5,6 @@ Letters: B rows, M experts, T tokens, N tokens of all peers, R latent size.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -24,8 +22,9 @@ from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts imp
 from hf_mixture.models.mixture_of_thoughts.encoding import Rendered
 from hf_mixture.models.mixture_of_thoughts.generation import MixtureOfThoughtsGeneration, generate
 from hf_mixture.models.mixture_of_thoughts.interaction import InteractionLevel, UpProjection
-from hf_mixture.models.mixture_of_thoughts.interplay import ExpertInputs, call, predict
+from hf_mixture.models.mixture_of_thoughts.interplay import ExpertInputs, predict
 from hf_mixture.models.mixture_of_thoughts.objective import Group, language_modelling_loss, mean_consistency
+from hf_mixture.models.mixture_of_thoughts.prompt_features import prompt_features
 from hf_mixture.models.mixture_of_thoughts.references import load_expert, reference_of
 from hf_mixture.models.mixture_of_thoughts.router import (
     PromptRouter,
@@ -39,13 +38,7 @@ from hf_mixture.models.mixture_of_thoughts.router import (
 )
 from hf_mixture.models.mixture_of_thoughts.saving import load, save
 from hf_mixture.models.mixture_of_thoughts.stacks import decoder_layers, stack_ends
-from hf_mixture.models.mixture_of_thoughts.thinking import (
-    BoundaryHook,
-    EndOfReading,
-    FirstStackRun,
-    active,
-    note_inputs,
-)
+from hf_mixture.models.mixture_of_thoughts.thinking import BoundaryHook, note_inputs
 
 
 if TYPE_CHECKING:
@@ -323,29 +316,9 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
         Returns:
             Scores of the router [B, M].
         """
-        mask = encoder_inputs["attention_mask"]
-        with torch.no_grad():
-            if self.prompt_encoder is None:
-                states = self._states_of_first(encoder_inputs)
-            else:
-                device = self.prompt_encoder.device
-                output = self.prompt_encoder(**{name: value.to(device) for name, value in encoder_inputs.items()})
-                states = output.last_hidden_state.float()
-        weights = mask.to(states.device, states.dtype).unsqueeze(-1)
-        features = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        features = prompt_features(self, encoder_inputs)
         scores: Tensor = self.router(features) / self.config.router_temperature
         return scores
-
-    def _states_of_first(self, encoder_inputs: Mapping[str, Tensor]) -> Tensor:
-        """Normalised states of the first expert after its first stack [B, T, D]; the rest of it need not run."""
-        run = FirstStackRun(0)
-        with active(self.mixture_number, run), contextlib.suppress(EndOfReading):
-            output = call(self.expert_0.base_model, encoder_inputs)
-            # With one stack nobody listens.
-            run.states = output.last_hidden_state
-        assert run.states is not None  # noqa: S101 - one of the two has set it
-        # A few features of a residual stream may be a thousand times the others.
-        return functional.layer_norm(run.states.float(), run.states.shape[-1:])
 
     def generate(
         self,

@@ -138,7 +138,7 @@ def test_a_finished_run_is_refused_unless_resumed_and_then_unchanged(home: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["checkpoints/finetune/0/checkpoint-20", "measured/seed-0.json"])
+@pytest.mark.parametrize("when", ["checkpoints/finetune/0/checkpoint-20/trainer_state.json", "measured/seed-0.json"])
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path, results: dict[str, Any], when: str) -> None:
     folder = tmp_path / "run"
     command = ["mote", "run", "mote_refusal", "--smoke", "--output_dir", str(folder)]

@@ -163,7 +163,7 @@ def test_a_finished_run_is_refused_unless_resumed_and_then_unchanged(home: Path,
     assert "==" not in said
 
 
-@pytest.mark.parametrize("when", ["checkpoints/bias/0/checkpoint-2", "models/pretrain"])
+@pytest.mark.parametrize("when", ["checkpoints/bias/0/checkpoint-2/trainer_state.json", "models/pretrain"])
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path, results: dict[str, Any], when: str) -> None:
     path = write_recipe(tmp_path, tiny_upcycle(tmp_path))
     kill_once_there(["upcycle", str(path)], tmp_path / "run" / when)
