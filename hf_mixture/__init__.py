@@ -85,6 +85,8 @@ if TYPE_CHECKING:
     from hf_mixture.moe.mote.ranking import rank_experts as rank_experts
     from hf_mixture.moe.mote.resonance import FtriCollector as FtriCollector
     from hf_mixture.moe.mote.scan import scan_prompts as scan_prompts
+    from hf_mixture.moe.mwq.config import MwqConfig as MwqConfig
+    from hf_mixture.moe.mwq.quantise import quantise_experts as quantise_experts
     from hf_mixture.moe.routers.balance import LossFreeBalanceCallback as LossFreeBalanceCallback
     from hf_mixture.moe.routers.levels_collator import LevelDataCollator as LevelDataCollator
     from hf_mixture.moe.routers.loss_callback import RouterLoss as RouterLoss

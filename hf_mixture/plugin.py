@@ -39,8 +39,18 @@ def register_routers() -> None:
     register_router_loading()
 
 
+def register_quantisation() -> None:
+    """Register `mwq` (D2MoE's nested quantisation of experts) as a quantisation method of transformers."""
+    from hf_mixture._compat.quantizers import register_quantisation
+    from hf_mixture.moe.mwq.config import MwqConfig
+    from hf_mixture.moe.mwq.quantizer import MwqHfQuantizer
+
+    register_quantisation("mwq", MwqConfig, MwqHfQuantizer)
+
+
 def register_all() -> None:
     """Register everything; called once by `import hf_mixture`."""
     register_peft_types()
     register_model_types()
     register_routers()
+    register_quantisation()

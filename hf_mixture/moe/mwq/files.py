@@ -1,0 +1,246 @@
+"""The folder of a nested model: one file of planes for each width, and an index for each width that can be read.
+
+`mwq-rest.safetensors` holds what is not quantised, `mwq-2.safetensors` the base of 2 bits with its offsets and scales,
+`mwq-3.safetensors` the signs and scales that make it 3 bits, and so on. `mwq-at-3.safetensors.index.json` lists what a
+model at 3 bits is made of, so that a reader who wants no more fetches no more. In every file a tensor of planes begins
+with the experts: the planes of an expert are one range of bytes, whose checksum stands in the header of the file.
+
+There is no `model.safetensors`: a process that has not imported this package only warns of an unknown quantisation
+method, and would go on with random experts; so it finds no weights instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hf_mixture.hub.atomic import write_atomic
+
+
+_PLANE = re.compile(r"_(base|offset|scale_(?P<scale>\d)|sign_(?P<sign>\d))$")
+_CHECKSUMS = "crc32"
+
+
+def index_name(width: int) -> str:
+    """Name of the index of the files of a model at a width."""
+    return f"mwq-at-{width}.safetensors.index.json"
+
+
+def width_of(name: str, first: int) -> int | None:
+    """The width that a tensor belongs to; None if it is not one of the planes.
+
+    Args:
+        name: Its name.
+        first: The first width of the model.
+    """
+    match = _PLANE.search(name)
+    if match is None:
+        return None
+    number = match["scale"] or match["sign"]
+    return first if number is None else int(number)
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """Where a tensor lies in a file.
+
+    Args:
+        file: The file.
+        dtype: Its type.
+        shape: Its shape, the experts first.
+        start: First byte in the file.
+        checksums: CRC-32 of each expert; empty for tensors without.
+    """
+
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    checksums: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one expert."""
+        size = self.dtype.itemsize
+        for length in self.shape[1:]:
+            size *= length
+        return size
+
+
+def read_header(file: Path) -> dict[str, TensorPlace]:
+    """Read where the tensors of a safetensors file lie, and their checksums.
+
+    Args:
+        file: The file.
+
+    Returns:
+        Places by tensor name.
+
+    Raises:
+        ValueError: If the file is not a whole safetensors file.
+    """
+    types = {"U8": torch.uint8, "F16": torch.float16}
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header: dict[str, Any] = json.loads(stream.read(length))
+        sums = json.loads(header.pop("__metadata__", {}).get(_CHECKSUMS, "{}"))
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if file.stat().st_size != 8 + length + end:
+            raise ValueError(f"it has {file.stat().st_size} bytes and its header speaks of {8 + length + end}")
+        return {
+            name: TensorPlace(
+                file=file,
+                dtype=types[entry["dtype"]],
+                shape=tuple(entry["shape"]),
+                start=8 + length + entry["data_offsets"][0],
+                checksums=tuple(sums.get(name, ())),
+            )
+            for name, entry in header.items()
+            if entry["dtype"] in types
+        }
+    except (ValueError, KeyError, TypeError, OSError, MemoryError, OverflowError) as error:
+        raise ValueError(f"{file} is not a whole file of planes ({error}); download or save the model again") from error
+
+
+def check_checksums(files: Sequence[Path]) -> None:
+    """Compare the planes in files with their checksums.
+
+    Args:
+        files: Files of a nested model; those without checksums are passed over.
+
+    Raises:
+        ValueError: If a file is truncated, or the planes of an expert have changed.
+    """
+    places = [place for file in files for place in _planes(file)]
+    total = sum(place.shape[0] * place.num_bytes for _, place in places)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="Checking planes", delay=2) as bar:
+        for name, place in places:
+            with place.file.open("rb") as stream:
+                stream.seek(place.start)
+                for expert in range(place.shape[0]):
+                    check_range(stream.read(place.num_bytes), name, place, expert)
+                    bar.update(place.num_bytes)
+
+
+def check_range(data: bytes | memoryview, name: str, place: TensorPlace, expert: int) -> None:
+    """Compare the bytes of one expert with their checksum.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if len(data) != place.num_bytes or zlib.crc32(data) != place.checksums[expert]:
+        raise ValueError(
+            f"the planes of expert {expert} of {name} in {place.file} are damaged: their checksum is not the one they "
+            "were saved with; download or save the model again"
+        )
+
+
+def _planes(file: Path) -> Iterator[tuple[str, TensorPlace]]:
+    for name, place in read_header(file).items():
+        if place.checksums:
+            if len(place.checksums) != place.shape[0]:
+                raise ValueError(f"{file} has {len(place.checksums)} checksums for {place.shape[0]} experts of {name}")
+            yield name, place
+
+
+def split_by_width(source: Path, target: Path, widths: Sequence[int], max_shard_size: int | str) -> None:
+    """Write the files of a nested model from the one file that transformers wrote.
+
+    Args:
+        source: Folder with `model.safetensors`, or its shards, and the small files of the model.
+        target: Folder for the nested model.
+        widths: Widths of the model.
+        max_shard_size: Largest size of a file, as for `save_pretrained`.
+    """
+    for old in target.glob("mwq-*"):
+        old.unlink()
+    tensors, files = _open_all(sorted(source.glob("*.safetensors")))
+    names: dict[int | None, list[str]] = {}
+    for name in tensors:
+        names.setdefault(width_of(name, widths[0]), []).append(name)
+    weight_map: dict[int | None, dict[str, str]] = {}
+    sizes: dict[int | None, int] = {}
+    for width in [None, *widths]:
+        label = "rest" if width is None else str(width)
+        group = {name: tensors[name]() for name in names.get(width, [])}
+        split = split_torch_state_dict_into_shards(
+            group, filename_pattern=f"mwq-{label}{{suffix}}.safetensors", max_shard_size=max_shard_size
+        )
+        for filename, members in split.filename_to_tensors.items():
+            _write_file(target / filename, {name: group[name] for name in members}, with_sums=width is not None)
+        weight_map[width] = {
+            name: filename for filename, members in split.filename_to_tensors.items() for name in members
+        }
+        sizes[width] = sum(tensor.numel() * tensor.element_size() for tensor in group.values())
+    del files
+    for path in source.iterdir():
+        if not path.name.startswith("model"):
+            path.replace(target / path.name)
+    for place, width in enumerate(widths):
+        parts = [None, *widths[: place + 1]]
+        index = {
+            "metadata": {"total_size": sum(sizes[part] for part in parts)},
+            "weight_map": {name: file for part in parts for name, file in weight_map[part].items()},
+        }
+        write_atomic(target / index_name(width), json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _open_all(paths: Sequence[Path]) -> tuple[dict[str, Callable[[], Tensor]], list[Any]]:
+    files = [safe_open(path, framework="pt") for path in paths]
+    return {name: (lambda f=file, n=name: f.get_tensor(n)) for file in files for name in file.keys()}, files  # noqa: SIM118
+
+
+def _write_file(path: Path, tensors: Mapping[str, Tensor], *, with_sums: bool) -> None:
+    metadata = {"format": "pt"}
+    if with_sums:
+        sums = {name: [zlib.crc32(expert.numpy()) for expert in tensor] for name, tensor in tensors.items()}
+        metadata[_CHECKSUMS] = json.dumps(sums)
+    save_file(dict(tensors), path, metadata=metadata)
+
+
+def save_nested(
+    model: Any, stock_save: Callable[..., Any], folder: Any, *, max_shard_size: int | str = "50GB", **kwargs: Any
+) -> None:
+    """Save a nested model: what `save_pretrained` of such a model does.
+
+    Args:
+        model: The model.
+        stock_save: `save_pretrained` of transformers, bound to the model.
+        folder: Where to.
+        max_shard_size: Largest size of a file.
+        kwargs: As for `save_pretrained`.
+    """
+    target = Path(folder)
+    if target.is_file():
+        raise ValueError(f"save_directory={str(folder)!r} is a file; name a folder")
+    kwargs.pop("save_original_format", None)
+    push = kwargs.pop("push_to_hub", False)
+    hub = {name: kwargs.pop(name) for name in ("repo_id", "commit_message", "create_pr", "private") if name in kwargs}
+    target.mkdir(parents=True, exist_ok=True)
+    is_main = model.should_save_on_this_rank(kwargs.get("is_main_process", True))
+    partial = tempfile.mkdtemp(prefix=".mwq-", dir=target)
+    try:
+        # The names of the model, not those of its family: the conversions of a family know stock experts only.
+        stock_save(partial, save_original_format=False, max_shard_size="10000GB", **kwargs)
+        if is_main:
+            widths = model.config.quantization_config.widths
+            split_by_width(Path(partial), target, widths, max_shard_size)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if push:
+        model.push_to_hub(hub.pop("repo_id", target.name), **hub)
