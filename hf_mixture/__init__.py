@@ -85,7 +85,10 @@ if TYPE_CHECKING:
     from hf_mixture.moe.mote.ranking import rank_experts as rank_experts
     from hf_mixture.moe.mote.resonance import FtriCollector as FtriCollector
     from hf_mixture.moe.mote.scan import scan_prompts as scan_prompts
+    from hf_mixture.moe.mwq.cache import ExpertCache as ExpertCache
     from hf_mixture.moe.mwq.config import MwqConfig as MwqConfig
+    from hf_mixture.moe.mwq.offload import cache_statistics as cache_statistics
+    from hf_mixture.moe.mwq.offload import set_expert_cache as set_expert_cache
     from hf_mixture.moe.mwq.quantise import quantise_experts as quantise_experts
     from hf_mixture.moe.routers.balance import LossFreeBalanceCallback as LossFreeBalanceCallback
     from hf_mixture.moe.routers.levels_collator import LevelDataCollator as LevelDataCollator

@@ -12,6 +12,7 @@ EXPORTS: dict[str, str] = {
     # experts inside one sparse model
     "AutoMoTE": "hf_mixture.moe.mote.auto",
     "EditEvaluator": "hf_mixture.moe.mote.evaluation",
+    "ExpertCache": "hf_mixture.moe.mwq.cache",
     "ExpertEdit": "hf_mixture.moe.mote.edit",
     "ExpertEdits": "hf_mixture.moe.mote.edits",
     "FtriCollector": "hf_mixture.moe.mote.resonance",
@@ -22,6 +23,7 @@ EXPORTS: dict[str, str] = {
     "RouterLoss": "hf_mixture.moe.routers.loss_callback",
     "RouterTraceCallback": "hf_mixture.moe.trace.callback",
     "bake": "hf_mixture.moe.mote.bake",
+    "cache_statistics": "hf_mixture.moe.mwq.offload",
     "describe_moe": "hf_mixture.moe.anatomy.describe",
     "find_routers": "hf_mixture.moe.anatomy.find",
     "list_routers": "hf_mixture.moe.routers.registry",
@@ -35,6 +37,7 @@ EXPORTS: dict[str, str] = {
     "register_router": "hf_mixture.moe.routers.registry",
     "replace_routers": "hf_mixture.moe.routers.replace",
     "scan_prompts": "hf_mixture.moe.mote.scan",
+    "set_expert_cache": "hf_mixture.moe.mwq.offload",
     "set_token_frequencies": "hf_mixture.moe.routers.mask_moe",
     "tune_experts": "hf_mixture.moe.mote.patch",
     "upcycle": "hf_mixture.moe.routers.upcycle",

@@ -40,12 +40,16 @@ def register_routers() -> None:
 
 
 def register_quantisation() -> None:
-    """Register `mwq` (D2MoE's nested quantisation of experts) as a quantisation method of transformers."""
+    """Register `mwq` (D2MoE's nested experts) as a quantisation method, and `mwq_offload` as a way to run them."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
     from hf_mixture._compat.quantizers import register_quantisation
     from hf_mixture.moe.mwq.config import MwqConfig
+    from hf_mixture.moe.mwq.offload import mwq_offload
     from hf_mixture.moe.mwq.quantizer import MwqHfQuantizer
 
     register_quantisation("mwq", MwqConfig, MwqHfQuantizer)
+    ALL_EXPERTS_FUNCTIONS.register("mwq_offload", mwq_offload)
 
 
 def register_all() -> None:

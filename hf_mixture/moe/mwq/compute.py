@@ -1,6 +1,7 @@
 """Running experts with nested planes, each token at the width that is chosen for it.
 
-Letters: E experts, T tokens, K experts of a token, H hidden size, N widths, S = T K places.
+Letters: E experts, T tokens, K experts of a token, H hidden size, N widths, S = T K places, R rows and C columns of a
+matrix.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from hf_mixture.moe.mwq.planes import NestedPlanes, add_level_, base_weight, row_tiles
 
 
-ExpertPlanes = tuple[NestedPlanes, NestedPlanes]
+# The tensors of one level of one matrix: base, offset and scale, or sign and scale.
+LevelTensors = tuple[Tensor, ...]
 
 
 class Group(NamedTuple):
@@ -45,6 +47,22 @@ class Places(NamedTuple):
     groups: list[Group]
 
 
+class Step(NamedTuple):
+    """What to do next: add levels to the matrices at hand, and then run tokens, if there are some at this width.
+
+    Args:
+        expert: The expert.
+        first: The level of the first of `levels`; with 0 the matrices are begun anew.
+        levels: Tensors of the matrices up and down, for each level.
+        group: The tokens to run; None for none.
+    """
+
+    expert: int
+    first: int
+    levels: list[tuple[LevelTensors, LevelTensors]]
+    group: Group | None
+
+
 def sort_places(top_k_index: Tensor, levels: Tensor, num_experts: int, num_levels: int) -> Places:
     """Group the places of a call by expert and width.
 
@@ -70,7 +88,7 @@ def sort_places(top_k_index: Tensor, levels: Tensor, num_experts: int, num_level
 
 
 def choose_levels(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The place of the width [T, K] of each place, and the weights [T, K] with the gradient of the choice in them."""
+    """The place of the width of each place [T, K], and the weights [T, K] with the gradient of the choice in them."""
     if experts.mwq_policy is None:
         level = experts.mwq_widths.index(experts.mwq_width)
         return torch.full_like(top_k_index, level), top_k_weights
@@ -92,117 +110,135 @@ def run_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights
     """
     levels, weights = choose_levels(experts, hidden, top_k_index, top_k_weights)
     places = sort_places(top_k_index, levels, experts.num_experts, len(experts.mwq_widths))
-    return run_groups(experts, hidden, weights, places, _in_memory(experts, places.groups))
-
-
-def _in_memory(experts: Any, groups: Iterable[Group]) -> Iterator[tuple[Group, ExpertPlanes]]:
     up, down = (experts.planes_of(name) for name in experts.weight_names())
+    return run_steps(experts, hidden, weights, places, _steps(up, down, places.groups), planes=(up, down))
+
+
+def _steps(up: NestedPlanes, down: NestedPlanes, groups: Iterable[Group]) -> Iterator[Step]:
+    before: Group | None = None
     for group in groups:
-        yield group, (_expert(up, group.expert), _expert(down, group.expert))
+        first = before.level + 1 if before is not None and before.expert == group.expert else 0
+        levels = [
+            (level_tensors(up, level, group.expert), level_tensors(down, level, group.expert))
+            for level in range(first, group.level + 1)
+        ]
+        yield Step(group.expert, first, levels, group)
+        before = group
 
 
-def _expert(planes: NestedPlanes, expert: int) -> NestedPlanes:
-    return planes.of([tensor[expert] for tensor in planes.tensors()])
+def level_tensors(planes: NestedPlanes, level: int, expert: int) -> LevelTensors:
+    """The tensors of a level of one expert of planes [E, ...]."""
+    if level == 0:
+        return planes.base[expert], planes.offset[expert], planes.scales[0][expert]
+    return planes.signs[level - 1][expert], planes.scales[level][expert]
 
 
-def run_groups(
+def run_steps(
     experts: Any,
     hidden: Tensor,
     top_k_weights: Tensor,
     places: Places,
-    groups: Iterable[tuple[Group, ExpertPlanes]],
+    steps: Iterable[Step],
+    planes: tuple[NestedPlanes, NestedPlanes] | None = None,
 ) -> Tensor:
-    """Run groups of places in any order; the result does not depend on it.
+    """Run all groups of a call, in the order of the steps; the result does not depend on it.
 
     Args:
         experts: The module.
         hidden: [T, H].
         top_k_weights: [T, K].
         places: The places of the call.
-        groups: Each group once, with the planes of its expert up to its width at least.
+        steps: Steps that name each group once.
+        planes: All planes, for the backward pass; without them there is none.
 
     Returns:
         [T, H].
     """
     num_places = top_k_weights.shape[-1]
-    scratch = (Scratch(), Scratch())
-    starts, outputs = [], []
-    for group, planes in groups:
-        tokens = places.order[group.start : group.stop] // num_places
-        starts.append(places.order[group.start : group.stop])
-        outputs.append(_run_expert(experts, hidden[tokens], group, planes, scratch))
+    up, down = Scratch(), Scratch()
+    order, outputs = [], []
+    for step in steps:
+        for offset, (up_level, down_level) in enumerate(step.levels):
+            up.add(step.first + offset, up_level)
+            down.add(step.first + offset, down_level)
+        if step.group is not None:
+            where = places.order[step.group.start : step.group.stop]
+            order.append(where)
+            outputs.append(_run_expert(experts, hidden[where // num_places], step.group, up, down, planes))
     result = hidden.new_zeros(top_k_weights.numel(), hidden.shape[-1])
     if outputs:
-        # Each place is written once, and the sum over the places of a token has one order.
-        result = result.index_copy(0, torch.cat(starts), torch.cat(outputs).to(hidden.dtype))
-    weighted = result.view(*top_k_weights.shape, -1) * top_k_weights.unsqueeze(-1).to(result.dtype)
+        # Each place is written once, and the places of a token are summed in one order.
+        result = result.index_copy(0, torch.cat(order), torch.cat(outputs).to(hidden.dtype))
+    weighted = result.view(*top_k_weights.shape, -1) * top_k_weights.unsqueeze(-1)
     return weighted.sum(dim=1).to(hidden.dtype)
 
 
-def _run_expert(
-    experts: Any, tokens: Tensor, group: Group, planes: ExpertPlanes, scratch: tuple[Scratch, Scratch]
-) -> Tensor:
-    up, down = experts.weight_names()
-    key = (group.expert, group.level)
-    inner = nested_linear(tokens, planes[0], key, scratch[0])
-    inner = inner if not experts.has_bias else inner + getattr(experts, f"{up}_bias")[group.expert]
-    inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
-    outer = nested_linear(inner, planes[1], key, scratch[1])
-    outer = outer if not experts.has_bias else outer + getattr(experts, f"{down}_bias")[group.expert]
-    return experts.post_expert_norm(outer) if experts.has_post_expert_norm else outer
-
-
 class Scratch:
-    """One dequantised matrix that grows by a level at a time, in memory that is allocated once for a call.
+    """One matrix [R, C] at a width, which grows level by level in memory that is allocated once for a call.
 
-    A higher width of the same expert adds its levels to what is there, which gives the same bits as starting anew.
+    The additions have one order, so the matrix has the same bits wherever its levels come from.
     """
 
     def __init__(self) -> None:
         self._weight: Tensor | None = None
-        self._holds: tuple[int, int] | None = None
 
-    def weight(self, planes: NestedPlanes, key: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        """The matrix [R, C] of an expert at a level; valid until the next call.
-
-        Args:
-            planes: Planes of the expert, up to the level at least.
-            key: The expert and the level.
-            dtype: Type of the result.
-        """
-        rows, columns = planes.base.shape[-2], 8 * planes.base.shape[-1]
+    def add(self, level: int, tensors: LevelTensors) -> None:
+        """Begin the matrix with level 0, or add the next level."""
+        packed = tensors[0]
         if self._weight is None:
-            self._weight = torch.empty(rows, columns, device=planes.base.device)
-        expert, level = key
-        done = self._holds[1] if self._holds is not None and self._holds[0] == expert else -1
-        done = done if done <= level else -1
+            self._weight = torch.empty(packed.shape[-2], 8 * packed.shape[-1], device=packed.device)
         for start, stop in row_tiles(self._weight):
-            target, tile = self._weight[start:stop], planes.rows(start, stop)
-            if done < 0:
-                target.copy_(base_weight(tile.base, tile.offset, tile.scales[0]))
-            for step in range(max(done, 0), level):
-                add_level_(target, tile.signs[step], tile.scales[step + 1])
-        self._holds = key
+            tile = [tensor.narrow(-2, start, stop - start) for tensor in tensors]
+            if level == 0:
+                self._weight[start:stop] = base_weight(*tile)
+            else:
+                add_level_(self._weight[start:stop], *tile)
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """The matrix, until the next call of `add`."""
+        assert self._weight is not None  # noqa: S101 - the first step of an expert begins it
         return self._weight.to(dtype)
 
 
-def nested_linear(tokens: Tensor, planes: NestedPlanes, key: tuple[int, int], scratch: Scratch) -> Tensor:
-    """tokens [n, C] times the matrix of an expert at a level, transposed: [n, R].
+def _run_expert(
+    experts: Any,
+    tokens: Tensor,
+    group: Group,
+    up: Scratch,
+    down: Scratch,
+    planes: tuple[NestedPlanes, NestedPlanes] | None,
+) -> Tensor:
+    up_name, down_name = experts.weight_names()
+    inner = _linear(tokens, up, group, None if planes is None else planes[0])
+    inner = inner + getattr(experts, f"{up_name}_bias")[group.expert] if experts.has_bias else inner
+    inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
+    outer = _linear(inner, down, group, None if planes is None else planes[1])
+    outer = outer + getattr(experts, f"{down_name}_bias")[group.expert] if experts.has_bias else outer
+    return experts.post_expert_norm(outer) if experts.has_post_expert_norm else outer
 
-    Autograd keeps the planes, not the matrix: it is made again in the backward pass.
-    """
-    result: Tensor = _NestedLinear.apply(tokens, planes, key, scratch)
+
+def _linear(tokens: Tensor, scratch: Scratch, group: Group, planes: NestedPlanes | None) -> Tensor:
+    if planes is None:
+        return nn.functional.linear(tokens, scratch.weight(tokens.dtype))
+    result: Tensor = _NestedLinear.apply(tokens, scratch, planes, group.expert, group.level)
     return result
 
 
 class _NestedLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tokens: Tensor, planes: NestedPlanes, key: tuple[int, int], scratch: Scratch) -> Tensor:
-        ctx.planes = planes.at(planes.widths[key[1]])
-        return nn.functional.linear(tokens, scratch.weight(planes, key, tokens.dtype))
+    """tokens [n, C] times a matrix, transposed. The matrix is not kept: the backward pass makes it again."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        return gradient @ ctx.planes.dequantise(dtype=gradient.dtype), None, None, None
+    def forward(
+        ctx: Any, tokens: Tensor, scratch: Scratch, planes: NestedPlanes, expert: int, level: int
+    ) -> Tensor:
+        ctx.planes = planes
+        ctx.expert = expert
+        ctx.level = level
+        return nn.functional.linear(tokens, scratch.weight(tokens.dtype))
 
-
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        scratch = Scratch()
+        for level in range(ctx.level + 1):
+            scratch.add(level, level_tensors(ctx.planes, level, ctx.expert))
+        return gradient @ scratch.weight(gradient.dtype), None, None, None, None

@@ -9,6 +9,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 
 FORMAT_VERSION = 1
+# What says how to load a quantised model, and is not saved.
+_LOADING = ("max_width", "expert_budget", "dequantize")
 # Widths of the two presets of the paper, and the parts of the tokens that each takes while bit routers are trained.
 PRESETS: dict[str, dict[int, float]] = {
     "v1": {2: 0.3, 3: 0.4, 4: 0.3},
@@ -30,6 +32,8 @@ class MwqConfig(QuantizationConfigMixin):
             for the first three, so that their errors count alike.
         max_width: Of a quantised model that is loaded, the planes up to this width only; the others are not read.
             Default: all.
+        expert_budget: Of a quantised model that is loaded with `experts_implementation="mwq_offload"`, most bytes of
+            experts in memory at a time. Default: no limit.
         dequantize: Of a quantised model that is loaded, ordinary weights instead of planes. Default: False.
         parts: Folder that keeps what is quantised, tensor by tensor, so that a run that was killed goes on; for models
             that are quantised while they are loaded. Not saved.
@@ -54,6 +58,7 @@ class MwqConfig(QuantizationConfigMixin):
         modules_to_not_convert: Sequence[str] | None = None,
         level_weights: Mapping[int, float] | Mapping[str, float] | None = None,
         max_width: int | None = None,
+        expert_budget: int | None = None,
         dequantize: bool = False,
         parts: str | None = None,
         bit_policy: dict[str, Any] | None = None,
@@ -71,6 +76,7 @@ class MwqConfig(QuantizationConfigMixin):
         # JSON has text keys.
         self.level_weights = None if level_weights is None else {int(k): float(v) for k, v in level_weights.items()}
         self.max_width = max_width
+        self.expert_budget = expert_budget
         self.dequantize = dequantize
         self.parts = parts
         self.bit_policy = bit_policy
@@ -100,7 +106,7 @@ class MwqConfig(QuantizationConfigMixin):
 
     def get_loading_attributes(self) -> dict[str, Any]:
         """The arguments that apply when a quantised model is loaded: what is not the default."""
-        given = {"max_width": self.max_width, "dequantize": self.dequantize}
+        given = {name: getattr(self, name) for name in _LOADING}
         return {name: value for name, value in given.items() if value}
 
     def at_width(self, max_width: int | None) -> MwqConfig:
@@ -108,14 +114,14 @@ class MwqConfig(QuantizationConfigMixin):
         if max_width is not None and max_width not in self.widths:
             raise ValueError(f"max_width={max_width!r} is none of the widths {self.widths}; give one of them")
         kept = [width for width in self.widths if max_width is None or width <= max_width]
-        return MwqConfig(**{**self.to_dict(), "widths": kept, "max_width": None})
+        return MwqConfig(**{**self.to_dict(), "widths": kept, "expert_budget": self.expert_budget})
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON takes them, without those that say only how to load."""
         values = {**super().to_dict(), "widths": list(self.widths)}
         if self.level_weights is not None:
             values["level_weights"] = {str(width): value for width, value in self.level_weights.items()}
-        for name in ("max_width", "dequantize", "parts"):
+        for name in (*_LOADING, "parts"):
             values.pop(name)
         return values
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from hf_mixture.moe.mwq.compute import run_experts
 from hf_mixture.moe.mwq.planes import NestedPlanes
@@ -21,6 +22,8 @@ class NestedExperts:
     mwq_widths: tuple[int, ...]
     mwq_width: int
     mwq_policy: nn.Module | None
+    mwq_runtime: Any
+    mwq_layer: int
     config: Any
 
     def weight_names(self) -> tuple[str, str]:
@@ -37,11 +40,6 @@ class NestedExperts:
             widths=self.mwq_widths,
         )
 
-    def expert_planes(self, expert: int) -> tuple[NestedPlanes, NestedPlanes]:
-        """The planes of both matrices of one expert."""
-        up, down = (self.planes_of(name) for name in self.weight_names())
-        return up.of([tensor[expert] for tensor in up.tensors()]), down.of([t[expert] for t in down.tensors()])
-
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Run the experts that are chosen, each token at its width.
 
@@ -53,13 +51,11 @@ class NestedExperts:
         Returns:
             [T, H].
         """
-        from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-
-        implementation = self.config._experts_implementation
-        if implementation == "mwq_offload":
-            result: Tensor = ALL_EXPERTS_FUNCTIONS[implementation](self, hidden_states, top_k_index, top_k_weights)
+        if self.mwq_runtime is not None or self.config._experts_implementation == "mwq_offload":
+            offload = ALL_EXPERTS_FUNCTIONS["mwq_offload"]
+            result: Tensor = offload(self, hidden_states, top_k_index, top_k_weights)
             return result
-        return run_experts(self, hidden_states, top_k_index, top_k_weights)  # type: ignore[arg-type]
+        return run_experts(self, hidden_states, top_k_index, top_k_weights)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move the planes with the module, and keep their types: scales are float16 whatever the model computes in."""
@@ -130,7 +126,8 @@ def make_nested(experts: nn.Module, widths: tuple[int, ...], group_size: int) ->
     shapes = {name: weight_shape(experts, name) for name in matrix_names(experts)}
     device = getattr(experts, next(iter(shapes))).device
     experts.__class__ = nested_class(type(experts))
-    experts.mwq_widths, experts.mwq_width, experts.mwq_policy = widths, widths[-1], None
+    experts.mwq_widths, experts.mwq_width = widths, widths[-1]
+    experts.mwq_policy = experts.mwq_runtime = None
     # The stock initialiser of these modules knows their stock weights only.
     experts._is_hf_initialized = True
     for name, shape in shapes.items():
@@ -148,6 +145,12 @@ def drop_weight(experts: nn.Module, name: str) -> None:
     experts._parameters.pop(name, None)
 
 
+def drop_planes(experts: nn.Module) -> None:
+    """Remove the planes, for experts that read them from disk."""
+    for name in experts.mwq_names():
+        del experts._parameters[name]
+
+
 def make_stock(experts: nn.Module, dtype: torch.dtype) -> None:
     """Turn nested experts into stock ones with the weights of the last width.
 
@@ -162,6 +165,6 @@ def make_stock(experts: nn.Module, dtype: torch.dtype) -> None:
         for tensor_name in plane_names(name, planes.widths):
             del experts._parameters[tensor_name]
         experts.register_parameter(name, nn.Parameter(weight, requires_grad=False))
-    for name in ("mwq_widths", "mwq_width", "mwq_policy"):
+    for name in ("mwq_widths", "mwq_width", "mwq_policy", "mwq_runtime"):
         delattr(experts, name)
     experts.__class__ = type(experts).mwq_stock_class

@@ -29,15 +29,23 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.moe.mwq.targets import refuse_on_disk
 
 
-_PLANE = re.compile(r"_(base|offset|scale_(?P<scale>\d)|sign_(?P<sign>\d))$")
+# The names of tensors of planes.
+PLANE_NAME = r"_proj_(base|offset|scale_(?P<scale>\d)|sign_(?P<sign>\d))$"
+_PLANE = re.compile(PLANE_NAME)
 _CHECKSUMS = "crc32"
 
 
 def index_name(width: int) -> str:
     """Name of the index of the files of a model at a width."""
     return f"mwq-at-{width}.safetensors.index.json"
+
+
+def is_plane_file(file: Path) -> bool:
+    """Whether a file of a nested model holds planes."""
+    return re.match(r"mwq-\d", file.name) is not None
 
 
 def width_of(name: str, first: int) -> int | None:
@@ -225,6 +233,7 @@ def save_nested(
         max_shard_size: Largest size of a file.
         kwargs: As for `save_pretrained`.
     """
+    refuse_on_disk(model, "be saved from it")
     target = Path(folder)
     if target.is_file():
         raise ValueError(f"save_directory={str(folder)!r} is a file; name a folder")

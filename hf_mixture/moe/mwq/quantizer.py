@@ -11,11 +11,20 @@ from transformers.core_model_loading import ConversionOps
 from transformers.quantizers.base import HfQuantizer
 
 from hf_mixture._compat.saving import replace_save_pretrained, restore_save_pretrained
+from hf_mixture.moe.mwq.cache import ExpertCache
 from hf_mixture.moe.mwq.config import MwqConfig
-from hf_mixture.moe.mwq.experts import drop_weight, make_nested, make_stock, matrix_names, plane_names
-from hf_mixture.moe.mwq.files import check_checksums, index_name, save_nested
+from hf_mixture.moe.mwq.experts import (
+    drop_planes,
+    drop_weight,
+    make_nested,
+    make_stock,
+    matrix_names,
+    plane_names,
+)
+from hf_mixture.moe.mwq.files import PLANE_NAME, check_checksums, index_name, is_plane_file, save_nested
+from hf_mixture.moe.mwq.offload import attach_runtime
 from hf_mixture.moe.mwq.quantise import oriented, quantise_matrix
-from hf_mixture.moe.mwq.targets import find_targets, nested_modules
+from hf_mixture.moe.mwq.targets import find_targets, nested_modules, refuse_on_disk
 
 
 if TYPE_CHECKING:
@@ -58,13 +67,28 @@ class MwqHfQuantizer(HfQuantizer):
         self, model: PreTrainedModel, checkpoint_files: Any = None, **kwargs: Any
     ) -> PreTrainedModel:
         config = self.quantization_config
-        for module in find_targets(model, config).values():
+        targets = find_targets(model, config)
+        on_disk = any(module.config._experts_implementation == "mwq_offload" for module in targets.values())
+        if on_disk and not self.pre_quantized:
+            raise ValueError(
+                'experts_implementation="mwq_offload" reads the planes of a quantised model, and this one is not; '
+                "quantise it, save it, and load the saved folder"
+            )
+        for path, module in targets.items():
             make_nested(module, config.widths, config.group_size)
+            # Some blocks draw the weights of their experts themselves.
+            model.get_submodule(path.rpartition(".")[0])._is_hf_initialized = True
             if self.pre_quantized:
                 for name in matrix_names(module):
                     drop_weight(module, name)
-        if self.pre_quantized and checkpoint_files:
-            check_checksums([Path(file) for file in checkpoint_files])
+            if on_disk:
+                drop_planes(module)
+        files = [Path(file) for file in checkpoint_files or ()]
+        if on_disk:
+            model._keys_to_ignore_on_load_unexpected = {*(model._keys_to_ignore_on_load_unexpected or ()), PLANE_NAME}
+            attach_runtime(model, [file for file in files if is_plane_file(file)], ExpertCache(config.expert_budget))
+        elif self.pre_quantized:
+            check_checksums([file for file in files if is_plane_file(file)])
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -73,7 +97,7 @@ class MwqHfQuantizer(HfQuantizer):
                 raise ValueError(
                     f"the checkpoint has no weights for {path}.{left[0]}; quantise a complete checkpoint"
                 )
-            for name in module.mwq_names():
+            for name in module.mwq_names() & set(module._parameters):
                 getattr(module, name).requires_grad_(False)
         if self.quantization_config.dequantize:
             return self._dequantize(model)
@@ -105,6 +129,7 @@ class MwqHfQuantizer(HfQuantizer):
         return True
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        refuse_on_disk(model, "be turned into ordinary weights")
         for module in nested_modules(model).values():
             make_stock(module, model.dtype if dtype is None else dtype)
         restore_save_pretrained(model)
@@ -131,16 +156,20 @@ class MwqQuantize(ConversionOps):
         missing_keys: set[str] | None = None,
         **kwargs: Any,
     ) -> dict[str, Tensor]:
-        value = next(iter(input_dict.values()))
-        weight: Tensor = value[0] if isinstance(value, list) else value
-        path, _, name = full_layer_name.rpartition(".")
-        experts = model.get_submodule(path)
-        planes = quantise_matrix(full_layer_name, oriented(experts, weight), self.config)
-        drop_weight(experts, name)
-        if missing_keys is not None:
-            missing_keys.discard(full_layer_name)
-        names = plane_names(full_layer_name, planes.widths)
-        return dict(zip(names, planes.tensors(), strict=True))
+        converted: dict[str, Tensor] = {}
+        for key, value in input_dict.items():
+            # A family may make the experts of several modules out of one list; then the keys are full names.
+            full_name = full_layer_name if len(input_dict) == 1 else key
+            weight: Tensor = value[0] if isinstance(value, list) else value
+            path, _, name = full_name.rpartition(".")
+            experts = model.get_submodule(path)
+            planes = quantise_matrix(full_name, oriented(experts, weight), self.config)
+            drop_weight(experts, name)
+            if missing_keys is not None:
+                missing_keys.discard(full_name)
+            names = plane_names(full_name, planes.widths)
+            converted.update(zip(names, planes.tensors(), strict=True))
+        return converted
 
 
 def attach_quantizer(model: PreTrainedModel, config: MwqConfig) -> None:

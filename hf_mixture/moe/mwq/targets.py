@@ -39,7 +39,7 @@ def find_targets(model: PreTrainedModel, config: MwqConfig) -> dict[str, nn.Modu
             f"{config.modules_to_not_convert} names all of its experts"
         )
     for path, module in chosen.items():
-        if problem := _problem(module, config):
+        if problem := _problem(module, config) or _shared(model, path, module):
             raise ValueError(f"{type(module).__name__} at {path} cannot be quantised: {problem}")
     return chosen
 
@@ -81,3 +81,24 @@ def _problem(experts: nn.Module, config: MwqConfig) -> str:
             remedy = f"give group_size={sizes[0]}" if sizes else "8 does not divide it either"
             return f"group_size={config.group_size} does not divide the {columns} inputs of {name}; {remedy}"
     return ""
+
+
+def _shared(model: PreTrainedModel, path: str, experts: nn.Module) -> str:
+    tied = getattr(model, "all_tied_weights_keys", {})
+    names = {f"{path}.{name}" for name in matrix_names(experts)}
+    if shared := names & {*tied, *tied.values()}:
+        return f"{sorted(shared)[0]} is shared with another module, and transformers ties whole weights only"
+    return ""
+
+
+def refuse_on_disk(model: nn.Module, purpose: str) -> None:
+    """Refuse a model whose experts are on disk.
+
+    Raises:
+        ValueError: If they are.
+    """
+    if any(module.mwq_runtime is not None for module in nested_modules(model).values()):
+        raise ValueError(
+            f"the experts of this {type(model).__name__} are on disk and cannot {purpose}; load the folder without "
+            'experts_implementation="mwq_offload" first, or copy it'
+        )

@@ -1,0 +1,244 @@
+"""`ExpertCache`: planes of experts in memory, never more than a number of bytes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from hf_mixture.moe.mwq.schedule import ORDERS, Order
+from hf_mixture.moe.mwq.store import Plane, PlaneKey
+
+
+Eviction = Literal["high_bits_first", "lru", "static"]
+_EVICTIONS = ("high_bits_first", "lru", "static")
+
+
+@dataclass
+class CacheStatistics:
+    """What a cache has done since it was made, or since `reset`.
+
+    Args:
+        hits: Planes that were in memory when they were needed.
+        misses: Planes that had to be read.
+        bytes_read: Bytes read from disk.
+        read_seconds: Time the loader spent reading and moving.
+        bubble_seconds: Time the computation waited for planes.
+        evictions: Planes that were dropped for others.
+        peak_bytes: Most bytes of planes in memory at a time, those being read included.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    bytes_read: int = 0
+    read_seconds: float = 0.0
+    bubble_seconds: float = 0.0
+    evictions: int = 0
+    peak_bytes: int = 0
+
+
+@dataclass
+class _Entry:
+    num_bytes: int
+    arrival: int
+    plane: Plane | None = None
+    num_pins: int = 0
+    num_uses: int = 0
+    last_use: int = 0
+
+
+class ExpertCache:
+    """How much memory offloaded experts may use, and what is kept in it.
+
+    Args:
+        budget_bytes: Most bytes of planes in memory at a time; at least the largest plane. Default: all.
+        order: Order in which the planes of a layer are loaded: `"hebf"`, the hottest bit first; `"expert_id"`; or
+            `"johnson"`. Default: `"hebf"`.
+        eviction: What makes room: `"high_bits_first"` drops the highest widths, of the least used experts, of the
+            layers that are needed last; `"lru"` what has not been used for longest; `"static"` keeps the planes that
+            came first and drops what came after them. Default: `"high_bits_first"`.
+        keep_page_cache: Whether the system may keep what was read in memory that it has to spare. Default: True.
+
+    Raises:
+        ValueError: If a value is unknown or out of range.
+
+    Example:
+        >>> from hf_mixture import ExpertCache
+        >>> ExpertCache(budget_bytes=64 * 2**20).order
+        'hebf'
+    """
+
+    def __init__(
+        self,
+        budget_bytes: int | None = None,
+        *,
+        order: Order = "hebf",
+        eviction: Eviction = "high_bits_first",
+        keep_page_cache: bool = True,
+    ) -> None:
+        if budget_bytes is not None and (type(budget_bytes) is not int or budget_bytes < 1):
+            raise ValueError(f"budget_bytes={budget_bytes!r} is not a positive whole number; give one, or None for all")
+        if order not in ORDERS:
+            raise ValueError(f"order={order!r} is unknown; it is one of {', '.join(map(repr, ORDERS))}")
+        if eviction not in _EVICTIONS:
+            raise ValueError(f"eviction={eviction!r} is unknown; it is one of {', '.join(map(repr, _EVICTIONS))}")
+        self.budget_bytes = budget_bytes
+        self.order: Order = order
+        self.eviction: Eviction = eviction
+        self.keep_page_cache = keep_page_cache
+        self.statistics = CacheStatistics()
+        self.num_layers = 1
+        self._entries: dict[PlaneKey, _Entry] = {}
+        self._bytes = 0
+        self._clock = 0
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self._stopped = False
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of planes in memory now."""
+        return self._bytes
+
+    def reset(self) -> None:
+        """Set the statistics to zero; what is in memory stays."""
+        with self._changed:
+            self.statistics = CacheStatistics(peak_bytes=self._bytes)
+
+    def clear(self) -> None:
+        """Drop all planes that are not in use."""
+        with self._changed:
+            for key in [key for key, entry in self._entries.items() if not entry.num_pins]:
+                self._drop(key)
+
+    def resident(self, layer: int) -> set[tuple[int, int]]:
+        """Experts and levels of a layer that are in memory."""
+        with self._changed:
+            return {
+                (key.expert, key.level)
+                for key, entry in self._entries.items()
+                if key.layer == layer and entry.plane is not None
+            }
+
+    def acquire(self, key: PlaneKey, num_bytes: int, read: Callable[[PlaneKey], Plane]) -> bool:
+        """Bring a plane into memory, and keep it there until `release`.
+
+        Waits for others to be released where there is no room.
+
+        Args:
+            key: Which.
+            num_bytes: Its size.
+            read: Reads it.
+
+        Returns:
+            Whether it is there; False if `stop` was called while this waited.
+        """
+        with self._changed:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._use(entry)
+                self.statistics.hits += 1
+                self._changed.notify_all()
+                return True
+            while not self._make_room(num_bytes, key.layer):
+                if self._stopped:
+                    return False
+                self._changed.wait()
+            entry = self._entries[key] = _Entry(num_bytes, arrival=self._clock)
+            self._use(entry)
+            self._bytes += num_bytes
+            self.statistics.peak_bytes = max(self.statistics.peak_bytes, self._bytes)
+        start = time.perf_counter()
+        try:
+            plane = read(key)
+        except BaseException:
+            with self._changed:
+                self._drop(key)
+            raise
+        with self._changed:
+            entry.plane = plane
+            self.statistics.misses += 1
+            self.statistics.bytes_read += num_bytes
+            self.statistics.read_seconds += time.perf_counter() - start
+            self._changed.notify_all()
+        return True
+
+    def wait_for(self, key: PlaneKey) -> Plane:
+        """The tensors of a plane that is being acquired, when it is there.
+
+        Raises:
+            BaseException: What the loader failed with.
+        """
+        start = time.perf_counter()
+        with self._changed:
+            while (entry := self._entries.get(key)) is None or entry.plane is None or not entry.num_pins:
+                if self._error is not None:
+                    raise self._error
+                self._changed.wait()
+            self.statistics.bubble_seconds += time.perf_counter() - start
+            return entry.plane
+
+    def arrived(self, keys: Iterable[PlaneKey]) -> bool:
+        """Whether all of some planes are there and kept."""
+        with self._changed:
+            entries = [self._entries.get(key) for key in keys]
+            return all(entry is not None and entry.plane is not None and entry.num_pins > 0 for entry in entries)
+
+    def release(self, key: PlaneKey) -> None:
+        """Let a plane be dropped when room is needed."""
+        with self._changed:
+            self._entries[key].num_pins -= 1
+            self._changed.notify_all()
+
+    def start(self) -> None:
+        """Begin a call: forget an error, and a stop."""
+        with self._changed:
+            self._error, self._stopped = None, False
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the computation that the loader failed."""
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Let the loader give up waiting for room."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def release_all(self) -> None:
+        """Release everything, after a call that failed."""
+        with self._changed:
+            for entry in self._entries.values():
+                entry.num_pins = 0
+
+    def _use(self, entry: _Entry) -> None:
+        self._clock += 1
+        entry.num_pins += 1
+        entry.num_uses += 1
+        entry.last_use = self._clock
+
+    def _make_room(self, num_bytes: int, layer: int) -> bool:
+        while self.budget_bytes is not None and self._bytes + num_bytes > self.budget_bytes:
+            free = [key for key, entry in self._entries.items() if not entry.num_pins]
+            if not free:
+                return False
+            self._drop(min(free, key=lambda key: self._worth(key, layer)))
+            self.statistics.evictions += 1
+        return True
+
+    def _worth(self, key: PlaneKey, layer: int) -> tuple[int, ...]:
+        """What is worth least is dropped first."""
+        entry = self._entries[key]
+        if self.eviction == "lru":
+            return (entry.last_use,)
+        if self.eviction == "static":
+            return (-entry.arrival,)
+        num_layers_until_needed = (key.layer - layer - 1) % self.num_layers
+        return (-key.level, entry.num_uses, -num_layers_until_needed)
+
+    def _drop(self, key: PlaneKey) -> None:
+        self._bytes -= self._entries.pop(key).num_bytes

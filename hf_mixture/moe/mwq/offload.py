@@ -1,0 +1,238 @@
+"""`mwq_offload`: experts whose planes stay on disk, and are loaded while others compute.
+
+The planes of a call are put into the order of the cache's rule; one thread reads them, and tokens are computed as soon
+as the planes of their width are there. Where the planes of one layer do not fit into the budget, experts are done one
+after the other and each plane is dropped once it is part of the matrix at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hf_mixture.moe.mwq.cache import CacheStatistics, ExpertCache
+from hf_mixture.moe.mwq.compute import Group, Step, choose_levels, run_steps, sort_places
+from hf_mixture.moe.mwq.schedule import ORDERS, Item, needed_items
+from hf_mixture.moe.mwq.store import Plane, PlaneKey, PlaneStore, level_names
+from hf_mixture.moe.mwq.targets import nested_modules
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class OffloadRuntime:
+    """The store, the cache and the loader of one model.
+
+    Args:
+        store: The planes on disk.
+        cache: What is kept of them in memory.
+        num_layers: Number of experts modules.
+    """
+
+    def __init__(self, store: PlaneStore, cache: ExpertCache, num_layers: int) -> None:
+        self.store = store
+        self.num_layers = num_layers
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mwq-loader")
+        self._streams: dict[torch.device, Any] = {}
+        self.use_cache(cache)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OffloadRuntime:
+        # Files, memory and the loader are shared by copies of a model, as the planes on disk are.
+        return self
+
+    def use_cache(self, cache: ExpertCache) -> None:
+        """Replace the cache.
+
+        Raises:
+            ValueError: If its budget is smaller than the largest plane.
+        """
+        least = self.store.largest_plane()
+        if cache.budget_bytes is not None and cache.budget_bytes < least:
+            raise ValueError(
+                f"budget_bytes={cache.budget_bytes} is less than the largest plane of an expert, {least} bytes, which "
+                f"must be in memory to be used; give at least {least}"
+            )
+        cache.num_layers = self.num_layers
+        self.cache = cache
+        self.store.keep_page_cache = cache.keep_page_cache
+        self.store.close()
+
+    def run(self, experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Run the experts of a layer; as `run_experts`, with the same bits."""
+        levels, weights = choose_levels(experts, hidden, top_k_index, top_k_weights)
+        places = sort_places(top_k_index, levels, experts.num_experts, len(experts.mwq_widths))
+        counts = {(group.expert, group.level): group.stop - group.start for group in places.groups}
+        layer = experts.mwq_layer
+        keys = [PlaneKey(layer, *item) for item in needed_items(counts)]
+        num_bytes = sum(self.store.num_bytes(key) for key in keys)
+        fits = self.cache.budget_bytes is None or num_bytes <= self.cache.budget_bytes
+        order = self._order(layer, counts, keys, whole_experts=not fits)
+        self.cache.start()
+        job = self._loader.submit(self._load, order, hidden.device)
+        groups = {(group.expert, group.level): group for group in places.groups}
+        steps = self._as_they_arrive(order, groups) if fits else self._one_by_one(order, groups)
+        try:
+            result = run_steps(experts, hidden, weights, places, steps)
+        except BaseException:
+            self.cache.stop()
+            job.exception()
+            self.cache.release_all()
+            raise
+        job.result()
+        return result
+
+    def _order(self, layer: int, counts: dict[Item, int], keys: list[PlaneKey], whole_experts: bool) -> list[PlaneKey]:
+        """All planes of a call: those in memory first, then those to load in the order of the rule."""
+        resident = self.cache.resident(layer)
+        order = ORDERS[self.cache.order](counts, resident)
+        first = [key for key in keys if (key.expert, key.level) in resident]
+        listed = [*first, *(PlaneKey(layer, *item) for item in order)]
+        if not whole_experts:
+            return listed
+        rank: dict[int, int] = {}
+        for key in listed:
+            rank.setdefault(key.expert, len(rank))
+        return sorted(keys, key=lambda key: (rank[key.expert], key.level))
+
+    def _load(self, order: Sequence[PlaneKey], device: torch.device) -> None:
+        try:
+            for key in order:
+                if not self.cache.acquire(key, self.store.num_bytes(key), lambda key: self._read(key, device)):
+                    return
+        except BaseException as error:
+            self.cache.fail(error)
+            raise
+
+    def _read(self, key: PlaneKey, device: torch.device) -> Plane:
+        plane = self.store.read(key)
+        if device.type != "cuda":
+            return plane
+        stream = self._streams.setdefault(device, torch.cuda.Stream(device))
+        with torch.cuda.stream(stream):
+            up, down = (
+                tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in matrix) for matrix in plane
+            )
+        for tensor in (*up, *down):
+            # Memory that is dropped must not be given to the next plane while the computation still reads it.
+            tensor.record_stream(torch.cuda.default_stream(device))
+        stream.synchronize()
+        return up, down
+
+    def _as_they_arrive(self, order: Sequence[PlaneKey], groups: dict[Item, Group]) -> Iterator[Step]:
+        """Each group as soon as the planes of its width are there; they stay until their expert is done."""
+        layer = order[0].layer if order else 0
+        seen: dict[int, set[int]] = {}
+        last = {key.expert: key.level for key in sorted(order)}
+        at_hand: tuple[int, int] | None = None
+        for key in order:
+            self.cache.wait_for(key)
+            levels = seen.setdefault(key.expert, set())
+            levels.add(key.level)
+            # Levels that were in memory may stand before the base of their expert.
+            for level in sorted(levels):
+                group = groups.get((key.expert, level))
+                if group is None or not set(range(level + 1)) <= levels:
+                    continue
+                del groups[key.expert, level]
+                first = at_hand[1] + 1 if at_hand is not None and at_hand[0] == key.expert else 0
+                planes = [self.cache.wait_for(PlaneKey(layer, key.expert, part)) for part in range(first, level + 1)]
+                yield Step(key.expert, first, planes, group)
+                at_hand = (key.expert, level)
+            if len(levels) == last[key.expert] + 1:
+                for level in levels:
+                    self.cache.release(PlaneKey(layer, key.expert, level))
+
+    def _one_by_one(self, order: Sequence[PlaneKey], groups: dict[Item, Group]) -> Iterator[Step]:
+        """Expert by expert, each plane dropped as soon as it is part of the matrix at hand."""
+        for key in order:
+            plane = self.cache.wait_for(key)
+            yield Step(key.expert, key.level, [plane], groups.get((key.expert, key.level)))
+            self.cache.release(key)
+
+
+def mwq_offload(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """The experts implementation `"mwq_offload"` of transformers.
+
+    Args:
+        experts: Nested experts of a model that was loaded with this implementation.
+        hidden_states: [T, H].
+        top_k_index: [T, K].
+        top_k_weights: [T, K].
+
+    Returns:
+        [T, H].
+
+    Raises:
+        TypeError: If the experts are not nested, or in memory.
+        RuntimeError: If gradients are wanted.
+    """
+    runtime: OffloadRuntime | None = getattr(experts, "mwq_runtime", None)
+    if runtime is None:
+        raise TypeError(
+            f'{type(experts).__name__} has no planes on disk; load a model that was saved with MwqConfig with '
+            'from_pretrained(folder, experts_implementation="mwq_offload")'
+        )
+    if torch.is_grad_enabled() and (hidden_states.requires_grad or top_k_weights.requires_grad):
+        raise RuntimeError(
+            "experts on disk have no backward pass; call the model under torch.no_grad(), or load it with another "
+            "experts_implementation to train"
+        )
+    return runtime.run(experts, hidden_states, top_k_index, top_k_weights)
+
+
+def attach_runtime(model: PreTrainedModel, files: Sequence[Path], cache: ExpertCache) -> None:
+    """Connect the experts of a model with their planes on disk."""
+    layers, modules = [], nested_modules(model)
+    for path, module in modules.items():
+        widths = module.mwq_widths
+        layers.append(
+            [
+                tuple(level_names(f"{path}.{name}", widths, level) for name in module.weight_names())
+                for level in range(len(widths))
+            ]
+        )
+    runtime = OffloadRuntime(PlaneStore(files, layers), cache, len(layers))
+    for place, module in enumerate(modules.values()):
+        module.mwq_runtime, module.mwq_layer = runtime, place
+
+
+def set_expert_cache(model: PreTrainedModel, cache: ExpertCache) -> None:
+    """Give the experts of a model on disk another cache: another budget, order or rule of eviction.
+
+    Args:
+        model: A model that was loaded with `experts_implementation="mwq_offload"`.
+        cache: The cache; it begins empty.
+
+    Raises:
+        ValueError: If its budget is smaller than the largest plane, or the experts are not on disk.
+    """
+    _runtime_of(model).use_cache(cache)
+
+
+def cache_statistics(model: PreTrainedModel) -> CacheStatistics:
+    """What the cache of a model with experts on disk has done.
+
+    Args:
+        model: A model that was loaded with `experts_implementation="mwq_offload"`.
+
+    Returns:
+        The live statistics of its cache.
+    """
+    return _runtime_of(model).cache.statistics
+
+
+def _runtime_of(model: PreTrainedModel) -> OffloadRuntime:
+    for module in nested_modules(model).values():
+        runtime: OffloadRuntime | None = getattr(module, "mwq_runtime", None)
+        if runtime is not None:
+            return runtime
+    raise ValueError(
+        f"the experts of this {type(model).__name__} are not on disk; load a model that was saved with MwqConfig with "
+        'from_pretrained(folder, experts_implementation="mwq_offload")'
+    )
