@@ -85,6 +85,11 @@ if TYPE_CHECKING:
     from hf_mixture.moe.mote.ranking import rank_experts as rank_experts
     from hf_mixture.moe.mote.resonance import FtriCollector as FtriCollector
     from hf_mixture.moe.mote.scan import scan_prompts as scan_prompts
+    from hf_mixture.moe.mwq.bit_training import BitRouterTraining as BitRouterTraining
+    from hf_mixture.moe.mwq.budget import add_bit_routers as add_bit_routers
+    from hf_mixture.moe.mwq.budget import average_bits as average_bits
+    from hf_mixture.moe.mwq.budget import calibrate_bits as calibrate_bits
+    from hf_mixture.moe.mwq.budget import set_bit_budget as set_bit_budget
     from hf_mixture.moe.mwq.cache import ExpertCache as ExpertCache
     from hf_mixture.moe.mwq.config import MwqConfig as MwqConfig
     from hf_mixture.moe.mwq.offload import cache_statistics as cache_statistics

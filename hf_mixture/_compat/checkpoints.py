@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 
@@ -21,3 +23,25 @@ def load_converted_weights(model: Any, checkpoint: str) -> None:
     """
     if isinstance(model, PreTrainedModel) and get_model_conversion_mapping(model, add_legacy=False):
         model.load_state_dict(type(model).from_pretrained(checkpoint).state_dict())
+
+
+def load_rest_of_checkpoint(trainer: Any) -> None:
+    """Let a Trainer resume a nested model: what is not quantised is read, and the planes stay as they are.
+
+    The Trainer knows checkpoints by the file names of transformers, which nested models do not use.
+
+    Args:
+        trainer: A Trainer of a nested model; this object alone is changed.
+    """
+
+    def load(resume_from_checkpoint: str, model: Any = None) -> None:
+        files = sorted(Path(resume_from_checkpoint).glob("mwq-rest*.safetensors"))
+        if not files:
+            raise ValueError(
+                f"{resume_from_checkpoint} holds no checkpoint of a nested model; name a folder that this training "
+                "has saved"
+            )
+        state = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        (trainer.model if model is None else model).load_state_dict(state, strict=False)
+
+    trainer._load_from_checkpoint = load

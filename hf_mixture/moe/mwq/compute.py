@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hf_mixture.moe.mwq.bit_policy import Choice
 from hf_mixture.moe.mwq.planes import NestedPlanes, add_level_, base_weight, row_tiles
 
 
@@ -87,13 +88,13 @@ def sort_places(top_k_index: Tensor, levels: Tensor, num_experts: int, num_level
     return Places(order, groups)
 
 
-def choose_levels(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The place of the width of each place [T, K], and the weights [T, K] with the gradient of the choice in them."""
+def choose(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Choice:
+    """The width of each place: that of the policy, or the one that is set for all."""
     if experts.mwq_policy is None:
         level = experts.mwq_widths.index(experts.mwq_width)
-        return torch.full_like(top_k_index, level), top_k_weights
-    levels, weights = experts.mwq_policy(hidden, top_k_index, top_k_weights)
-    return levels, weights
+        return Choice(top_k_index, torch.full_like(top_k_index, level), top_k_weights)
+    choice: Choice = experts.mwq_policy(hidden, top_k_index, top_k_weights)
+    return choice
 
 
 def run_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -108,8 +109,8 @@ def run_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights
     Returns:
         [T, H].
     """
-    levels, weights = choose_levels(experts, hidden, top_k_index, top_k_weights)
-    places = sort_places(top_k_index, levels, experts.num_experts, len(experts.mwq_widths))
+    index, levels, weights = choose(experts, hidden, top_k_index, top_k_weights)
+    places = sort_places(index, levels, experts.num_experts, len(experts.mwq_widths))
     up, down = (experts.planes_of(name) for name in experts.weight_names())
     return run_steps(experts, hidden, weights, places, _steps(up, down, places.groups), planes=(up, down))
 

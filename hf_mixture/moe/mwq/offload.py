@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hf_mixture.moe.mwq.cache import CacheStatistics, ExpertCache
-from hf_mixture.moe.mwq.compute import Group, Step, choose_levels, run_steps, sort_places
+from hf_mixture.moe.mwq.compute import Group, Step, choose, run_steps, sort_places
 from hf_mixture.moe.mwq.schedule import ORDERS, Item, needed_items
 from hf_mixture.moe.mwq.store import Plane, PlaneKey, PlaneStore, level_names
 from hf_mixture.moe.mwq.targets import nested_modules
@@ -65,8 +65,8 @@ class OffloadRuntime:
 
     def run(self, experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Run the experts of a layer; as `run_experts`, with the same bits."""
-        levels, weights = choose_levels(experts, hidden, top_k_index, top_k_weights)
-        places = sort_places(top_k_index, levels, experts.num_experts, len(experts.mwq_widths))
+        index, levels, weights = choose(experts, hidden, top_k_index, top_k_weights)
+        places = sort_places(index, levels, experts.num_experts, len(experts.mwq_widths))
         counts = {(group.expert, group.level): group.stop - group.start for group in places.groups}
         layer = experts.mwq_layer
         keys = [PlaneKey(layer, *item) for item in needed_items(counts)]

@@ -11,6 +11,7 @@ from transformers.core_model_loading import ConversionOps
 from transformers.quantizers.base import HfQuantizer
 
 from hf_mixture._compat.saving import replace_save_pretrained, restore_save_pretrained
+from hf_mixture.moe.mwq.budget import attach_policy
 from hf_mixture.moe.mwq.cache import ExpertCache
 from hf_mixture.moe.mwq.config import MwqConfig
 from hf_mixture.moe.mwq.experts import (
@@ -81,6 +82,8 @@ class MwqHfQuantizer(HfQuantizer):
             if self.pre_quantized:
                 for name in matrix_names(module):
                     drop_weight(module, name)
+                if config.bit_policy is not None:
+                    attach_policy(module, config.bit_policy)
             if on_disk:
                 drop_planes(module)
         files = [Path(file) for file in checkpoint_files or ()]
@@ -127,6 +130,11 @@ class MwqHfQuantizer(HfQuantizer):
     @property
     def is_trainable(self) -> bool:
         return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        # The Trainer refuses quantised models that nothing can be trained of.
+        return (self.quantization_config.bit_policy or {}).get("kind") == "router"
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
         refuse_on_disk(model, "be turned into ordinary weights")
