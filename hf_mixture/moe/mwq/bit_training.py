@@ -17,7 +17,7 @@ from hf_mixture._compat.checkpoints import load_rest_of_checkpoint
 from hf_mixture._compat.transformers import extend_logs
 from hf_mixture.moe.mwq.bit_policy import BitRouter
 from hf_mixture.moe.mwq.config import PRESETS
-from hf_mixture.moe.mwq.targets import nested_modules
+from hf_mixture.moe.mwq.targets import nested_experts
 
 
 class BitRouterTraining(TrainerCallback):
@@ -78,7 +78,7 @@ class BitRouterTraining(TrainerCallback):
         if self._trainer is not None:
             raise ValueError("this BitRouterTraining is attached to a Trainer already; make another")
         model = trainer.model
-        modules = nested_modules(model)
+        modules = nested_experts(model)
         widths = next(iter(modules.values())).mwq_widths if modules else ()
         capacity = self._check_capacity(widths)
         if not modules or not all(isinstance(module.mwq_policy, BitRouter) for module in modules.values()):

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_mixture.moe.mwq.bit_policy import BitPolicy, BitRouter, GateErrorPolicy, Gradient, cheapest_best
 from hf_mixture.moe.mwq.experts import NestedExperts
-from hf_mixture.moe.mwq.targets import nested_modules, refuse_on_disk
+from hf_mixture.moe.mwq.targets import nested_experts, refuse_on_disk
 
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def add_bit_routers(model: PreTrainedModel, *, gradient: Gradient = "straight_th
     model.requires_grad_(False)
     routers = []
     for module in modules:
-        planes = module.planes_of(module.weight_names()[0])
+        planes = module.planes_of(module.matrices()[0])
         router = BitRouter(module.mwq_widths, module.num_experts, 8 * planes.base.shape[-1], gradient)
         module.mwq_policy = router.to(planes.base.device)
         routers.append(router)
@@ -166,7 +166,7 @@ def average_bits(model: PreTrainedModel) -> float:
 def attach_policy(experts: Any, kind: Mapping[str, Any]) -> None:
     """Put the policy that a configuration names into experts with planes, without its values."""
     if kind.get("kind") == "router":
-        hidden_size = 8 * experts.planes_of(experts.weight_names()[0]).base.shape[-1]
+        hidden_size = 8 * experts.planes_of(experts.matrices()[0]).base.shape[-1]
         experts.mwq_policy = BitRouter(experts.mwq_widths, experts.num_experts, hidden_size, kind["gradient"])
     elif kind.get("kind") == "gate_error":
         experts.mwq_policy = GateErrorPolicy(experts.mwq_widths, experts.num_experts)
@@ -196,7 +196,7 @@ def _policy_of(experts: NestedExperts) -> BitPolicy:
         return experts.mwq_policy
     policy = GateErrorPolicy(experts.mwq_widths, experts.num_experts)
     experts.mwq_policy = policy
-    planes = [experts.planes_of(name) for name in experts.weight_names()]
+    planes = [experts.planes_of(name) for name in experts.matrices()]
     policy.to(planes[0].base.device)
     for expert in range(len(policy.error)):
         matrices = [matrix.of([tensor[expert] for tensor in matrix.tensors()]) for matrix in planes]
@@ -211,7 +211,7 @@ def _policy_of(experts: NestedExperts) -> BitPolicy:
 
 
 def _nested(model: PreTrainedModel) -> list[Any]:
-    modules = list(nested_modules(model).values())
+    modules = list(nested_experts(model).values())
     if not modules:
         raise ValueError(
             f"this {type(model).__name__} has no nested experts; load it with quantization_config=MwqConfig(...), or "

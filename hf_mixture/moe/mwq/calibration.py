@@ -1,10 +1,11 @@
-"""What experts see: second moments of their inputs, collected while the full-precision model reads text.
+"""What experts and linear layers see: second moments of their inputs, collected while the full-precision model reads text.
 
 Letters: E experts, T tokens, K experts of a token, C inputs of a matrix, g columns of a group, G = C / g.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ def collect_moments(
 
     Args:
         model: The model, in full precision; it is put into eval mode for this.
-        experts: Its stock experts modules by path.
+        experts: Its stock experts modules, and linear layers, by path.
         batches: Keyword arguments of forward calls.
         config: The group size.
         whole: Whether all of X X^T is needed, or only its blocks of g columns.
@@ -64,14 +65,19 @@ def _portions(
     portion: list[str] = []
     used = 0
     for path, module in experts.items():
-        shapes = [weight_shape(module, name) for name in matrix_names(module)]
-        size = sum(4 * shape[0] * shape[2] * (shape[2] if whole else config.group_size) for shape in shapes)
+        size = sum(4 * math.prod(shape) // shape[-2] * (shape[-1] if whole else config.group_size) for shape in _shapes(module))
         if portion and used + size > max_bytes:
             yield portion
             portion, used = [], 0
         portion.append(path)
         used += size
     yield portion
+
+
+def _shapes(module: nn.Module) -> list[tuple[int, ...]]:
+    if isinstance(module, nn.Linear):
+        return [tuple(module.weight.shape)]
+    return [weight_shape(module, name) for name in matrix_names(module)]
 
 
 class _Recorder:
@@ -96,6 +102,9 @@ class _Recorder:
 
     def _hook(self, path: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if isinstance(module, nn.Linear):
+                self._add_to(f"{path}.weight", (), args[0].flatten(0, -2))
+                return
             names = ("hidden_states", "top_k_index", "top_k_weights")
             given = {**dict(zip(names, args, strict=False)), **kwargs}
             self._record(path, module, given["hidden_states"], given["top_k_index"])
@@ -114,15 +123,15 @@ class _Recorder:
             if module.has_bias:
                 inner = inner + getattr(module, f"{up}_bias")[expert]
             inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
-            self._add(f"{path}.{up}", module, expert, tokens)
-            self._add(f"{path}.{down}", module, expert, inner)
+            self._add_to(f"{path}.{up}", (module.num_experts,), tokens, expert)
+            self._add_to(f"{path}.{down}", (module.num_experts,), inner, expert)
 
-    def _add(self, name: str, module: nn.Module, expert: int, inputs: Tensor) -> None:
-        values = inputs.float()
+    def _add_to(self, name: str, lead: tuple[int, ...], inputs: Tensor, expert: int | None = None) -> None:
+        values = inputs.detach().float()
         if not self._whole:
             values = values.unflatten(-1, (-1, self._group_size)).transpose(0, 1)
         if name not in self.moments:
             size = values.shape[-1]
-            shape = (module.num_experts, *values.shape[:-2], size, size)
-            self.moments[name] = torch.zeros(shape, device=inputs.device)
-        self.moments[name][expert] += values.mT @ values
+            self.moments[name] = torch.zeros(*lead, *values.shape[:-2], size, size, device=inputs.device)
+        moments = self.moments[name] if expert is None else self.moments[name][expert]
+        moments += values.mT @ values

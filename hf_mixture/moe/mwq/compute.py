@@ -111,7 +111,7 @@ def run_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights
     """
     index, levels, weights = choose(experts, hidden, top_k_index, top_k_weights)
     places = sort_places(index, levels, experts.num_experts, len(experts.mwq_widths))
-    up, down = (experts.planes_of(name) for name in experts.weight_names())
+    up, down = (experts.planes_of(name) for name in experts.matrices())
     return run_steps(experts, hidden, weights, places, _steps(up, down, places.groups), planes=(up, down))
 
 
@@ -209,7 +209,7 @@ def _run_expert(
     down: Scratch,
     planes: tuple[NestedPlanes, NestedPlanes] | None,
 ) -> Tensor:
-    up_name, down_name = experts.weight_names()
+    up_name, down_name = experts.matrices()
     inner = _linear(tokens, up, group, None if planes is None else planes[0])
     inner = inner + getattr(experts, f"{up_name}_bias")[group.expert] if experts.has_bias else inner
     inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)

@@ -12,33 +12,27 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from hf_mixture.moe.mwq.bit_policy import BitPolicy
 from hf_mixture.moe.mwq.compute import run_experts
-from hf_mixture.moe.mwq.planes import NestedPlanes
+from hf_mixture.moe.mwq.module import NestedModule, empty_planes, plane_names, set_planes
 
 
-class NestedExperts:
-    """What experts with nested planes have beside their stock class: the second base of their class."""
+class NestedExperts(NestedModule):
+    """Experts of which each token is computed at a width of its own.
 
-    mwq_widths: tuple[int, ...]
-    mwq_width: int
-    mwq_policy: nn.Module | None
+    Attributes:
+        mwq_policy (`BitPolicy | None`): What chooses the widths; None for `mwq_width` for all.
+        mwq_runtime (`OffloadRuntime | None`): What reads the planes from disk; None where they are in memory.
+        mwq_layer (`int`): Place among the experts modules of the model, where they are on disk.
+    """
+
+    mwq_policy: BitPolicy | None
     mwq_runtime: Any
     mwq_layer: int
     config: Any
 
-    def weight_names(self) -> tuple[str, str]:
-        """Names of the two matrices: up, with the gate in it where there is one, and down."""
+    def matrices(self) -> tuple[str, ...]:
         return matrix_names(self)
-
-    def planes_of(self, name: str) -> NestedPlanes:
-        """The planes of all experts of one matrix."""
-        return NestedPlanes(
-            base=getattr(self, f"{name}_base"),
-            offset=getattr(self, f"{name}_offset"),
-            scales=tuple(getattr(self, f"{name}_scale_{width}") for width in self.mwq_widths),
-            signs=tuple(getattr(self, f"{name}_sign_{width}") for width in self.mwq_widths[1:]),
-            widths=self.mwq_widths,
-        )
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Run the experts that are chosen, each token at its width.
@@ -57,50 +51,10 @@ class NestedExperts:
             return result
         return run_experts(self, hidden_states, top_k_index, top_k_weights)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Move the planes with the module, and keep their types: scales are float16 whatever the model computes in."""
-        types = {name: tensor.dtype for name, tensor in self._parameters.items() if name in self.mwq_names()}  # type: ignore[attr-defined]
-        kept = {name: self._parameters.pop(name) for name in types}  # type: ignore[attr-defined]
-        super()._apply(fn, recurse)  # type: ignore[misc]
-        for name, tensor in kept.items():
-            moved = fn(tensor.data)
-            moved = moved if moved.dtype == types[name] else tensor.data.to(moved.device)
-            self._parameters[name] = nn.Parameter(moved, requires_grad=False)  # type: ignore[attr-defined]
-        return self
-
-    def mwq_names(self) -> set[str]:
-        """Names of the tensors of the planes."""
-        return {name for weight in self.weight_names() for name in plane_names(weight, self.mwq_widths)}
-
 
 def matrix_names(experts: Any) -> tuple[str, str]:
     """Names of the matrices of stock or nested experts: up, with the gate in it where there is one, and down."""
     return ("gate_up_proj" if experts.has_gate else "up_proj"), "down_proj"
-
-
-def plane_names(weight: str, widths: tuple[int, ...]) -> list[str]:
-    """Names of the tensors of the planes of a weight, in the order of `NestedPlanes.tensors`."""
-    scales = [f"{weight}_scale_{width}" for width in widths]
-    return [f"{weight}_base", f"{weight}_offset", *scales, *(f"{weight}_sign_{width}" for width in widths[1:])]
-
-
-def empty_planes(
-    shape: tuple[int, ...], widths: tuple[int, ...], group_size: int, device: torch.device | str
-) -> NestedPlanes:
-    """Planes without values for a weight [..., R, C]."""
-    *lead, rows, columns = shape
-
-    def empty(dtype: torch.dtype, *sizes: int) -> Tensor:
-        return torch.empty(*lead, *sizes, dtype=dtype, device=device)
-
-    num_groups = columns // group_size
-    return NestedPlanes(
-        base=empty(torch.uint8, widths[0], rows, columns // 8),
-        offset=empty(torch.float16, rows, num_groups),
-        scales=tuple(empty(torch.float16, rows, num_groups) for _ in widths),
-        signs=tuple(empty(torch.uint8, rows, columns // 8) for _ in widths[1:]),
-        widths=widths,
-    )
 
 
 @functools.cache
@@ -115,8 +69,8 @@ def weight_shape(experts: nn.Module, name: str) -> tuple[int, ...]:
     return (shape[0], shape[2], shape[1]) if experts.is_transposed else shape
 
 
-def make_nested(experts: nn.Module, widths: tuple[int, ...], group_size: int) -> None:
-    """Turn stock experts into nested ones, without values; their weights stay until `drop_weights`.
+def make_nested_experts(experts: nn.Module, widths: tuple[int, ...], group_size: int) -> None:
+    """Turn stock experts into nested ones, without values; their weights stay until they are dropped.
 
     Args:
         experts: Experts that run through the experts interface of transformers.
@@ -134,35 +88,17 @@ def make_nested(experts: nn.Module, widths: tuple[int, ...], group_size: int) ->
         set_planes(experts, name, empty_planes(shape, widths, group_size, device))
 
 
-def set_planes(experts: nn.Module, name: str, planes: NestedPlanes) -> None:
-    """Put planes into the place of a matrix."""
-    for tensor_name, tensor in zip(plane_names(name, planes.widths), planes.tensors(), strict=True):
-        experts.register_parameter(tensor_name, nn.Parameter(tensor, requires_grad=False))
-
-
-def drop_weight(experts: nn.Module, name: str) -> None:
-    """Remove a stock matrix."""
-    experts._parameters.pop(name, None)
-
-
-def drop_planes(experts: nn.Module) -> None:
-    """Remove the planes, for experts that read them from disk."""
-    for name in experts.mwq_names():
-        del experts._parameters[name]
-
-
-def make_stock(experts: nn.Module, dtype: torch.dtype) -> None:
+def make_stock_experts(experts: Any, dtype: torch.dtype) -> None:
     """Turn nested experts into stock ones with the weights of the last width.
 
     Args:
         experts: Nested experts.
         dtype: Type of the weights.
     """
-    for name in experts.weight_names():
-        planes = experts.planes_of(name)
-        weight = planes.dequantise(dtype=dtype)
+    for name in experts.matrices():
+        weight = experts.planes_of(name).dequantise(dtype=dtype)
         weight = weight.transpose(-1, -2).contiguous() if experts.is_transposed else weight
-        for tensor_name in plane_names(name, planes.widths):
+        for tensor_name in plane_names(name, experts.mwq_widths):
             del experts._parameters[tensor_name]
         experts.register_parameter(name, nn.Parameter(weight, requires_grad=False))
     for name in ("mwq_widths", "mwq_width", "mwq_policy", "mwq_runtime"):

@@ -12,11 +12,12 @@ method, and would go on with random experts; so it finds no weights instead.
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from hf_mixture.moe.mwq.targets import refuse_on_disk
 
 
 # The names of tensors of planes.
-PLANE_NAME = r"_proj_(base|offset|scale_(?P<scale>\d)|sign_(?P<sign>\d))$"
+PLANE_NAME = r"(_proj|\.weight)_(base|offset|scale_(?P<scale>\d)|sign_(?P<sign>\d))$"
 _PLANE = re.compile(PLANE_NAME)
 _CHECKSUMS = "crc32"
 
@@ -71,7 +72,7 @@ class TensorPlace:
         dtype: Its type.
         shape: Its shape, the experts first.
         start: First byte in the file.
-        checksums: CRC-32 of each expert; empty for tensors without.
+        checksums: CRC-32 of each expert, or of a linear layer; empty for tensors without.
     """
 
     file: Path
@@ -82,11 +83,8 @@ class TensorPlace:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of one expert."""
-        size = self.dtype.itemsize
-        for length in self.shape[1:]:
-            size *= length
-        return size
+        """Bytes of one part: of an expert, or of a linear layer."""
+        return self.dtype.itemsize * math.prod(self.shape) // max(1, len(self.checksums))
 
 
 def read_header(file: Path) -> dict[str, TensorPlace]:
@@ -135,12 +133,12 @@ def check_checksums(files: Sequence[Path]) -> None:
         ValueError: If a file is truncated, or the planes of an expert have changed.
     """
     places = [place for file in files for place in _planes(file)]
-    total = sum(place.shape[0] * place.num_bytes for _, place in places)
+    total = sum(len(place.checksums) * place.num_bytes for _, place in places)
     with tqdm(total=total, unit="B", unit_scale=True, desc="Checking planes", delay=2) as bar:
         for name, place in places:
             with place.file.open("rb") as stream:
                 stream.seek(place.start)
-                for expert in range(place.shape[0]):
+                for expert in range(len(place.checksums)):
                     check_range(stream.read(place.num_bytes), name, place, expert)
                     bar.update(place.num_bytes)
 
@@ -161,7 +159,7 @@ def check_range(data: bytes | memoryview, name: str, place: TensorPlace, expert:
 def _planes(file: Path) -> Iterator[tuple[str, TensorPlace]]:
     for name, place in read_header(file).items():
         if place.checksums:
-            if len(place.checksums) != place.shape[0]:
+            if len(place.checksums) not in (1, place.shape[0]):
                 raise ValueError(f"{file} has {len(place.checksums)} checksums for {place.shape[0]} experts of {name}")
             yield name, place
 
@@ -216,9 +214,14 @@ def _open_all(paths: Sequence[Path]) -> tuple[dict[str, Callable[[], Tensor]], l
 def _write_file(path: Path, tensors: Mapping[str, Tensor], *, with_sums: bool) -> None:
     metadata = {"format": "pt"}
     if with_sums:
-        sums = {name: [zlib.crc32(expert.numpy()) for expert in tensor] for name, tensor in tensors.items()}
+        sums = {name: [zlib.crc32(part.numpy()) for part in _parts(name, tensor)] for name, tensor in tensors.items()}
         metadata[_CHECKSUMS] = json.dumps(sums)
     save_file(dict(tensors), path, metadata=metadata)
+
+
+def _parts(name: str, tensor: Tensor) -> Iterable[Tensor]:
+    """The experts of a tensor of planes; a linear layer is one part."""
+    return [tensor] if ".weight_" in name else tensor
 
 
 def save_nested(

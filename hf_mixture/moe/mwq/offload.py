@@ -18,8 +18,9 @@ from torch import Tensor
 from hf_mixture.moe.mwq.cache import CacheStatistics, ExpertCache
 from hf_mixture.moe.mwq.compute import Group, Step, choose, run_steps, sort_places
 from hf_mixture.moe.mwq.schedule import ORDERS, Item, needed_items
-from hf_mixture.moe.mwq.store import Plane, PlaneKey, PlaneStore, level_names
-from hf_mixture.moe.mwq.targets import nested_modules
+from hf_mixture.moe.mwq.module import level_names
+from hf_mixture.moe.mwq.store import Plane, PlaneKey, PlaneStore
+from hf_mixture.moe.mwq.targets import nested_experts
 
 
 if TYPE_CHECKING:
@@ -188,12 +189,12 @@ def mwq_offload(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_
 
 def attach_runtime(model: PreTrainedModel, files: Sequence[Path], cache: ExpertCache) -> None:
     """Connect the experts of a model with their planes on disk."""
-    layers, modules = [], nested_modules(model)
+    layers, modules = [], nested_experts(model)
     for path, module in modules.items():
         widths = module.mwq_widths
         layers.append(
             [
-                tuple(level_names(f"{path}.{name}", widths, level) for name in module.weight_names())
+                tuple(level_names(f"{path}.{name}", widths, level) for name in module.matrices())
                 for level in range(len(widths))
             ]
         )
@@ -228,7 +229,7 @@ def cache_statistics(model: PreTrainedModel) -> CacheStatistics:
 
 
 def _runtime_of(model: PreTrainedModel) -> OffloadRuntime:
-    for module in nested_modules(model).values():
+    for module in nested_experts(model).values():
         runtime: OffloadRuntime | None = getattr(module, "mwq_runtime", None)
         if runtime is not None:
             return runtime

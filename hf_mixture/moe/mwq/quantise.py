@@ -6,36 +6,31 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_mixture.moe.mwq.calibration import collect_moments
 from hf_mixture.moe.mwq.compensate import Compensation, fit_compensated
 from hf_mixture.moe.mwq.config import MwqConfig
-from hf_mixture.moe.mwq.experts import drop_weight, make_nested, matrix_names, set_planes
+from hf_mixture.moe.mwq.module import drop_weight, set_planes
 from hf_mixture.moe.mwq.fit import fit_planes
 from hf_mixture.moe.mwq.parts import PartsFolder
 from hf_mixture.moe.mwq.planes import NestedPlanes
-from hf_mixture.moe.mwq.targets import find_targets
+from hf_mixture.moe.mwq.targets import find_targets, make_nested, oriented, weights_of
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def oriented(experts: nn.Module, weight: Tensor) -> Tensor:
-    """A stock expert matrix as [E, R, C], outputs before inputs."""
-    return weight.transpose(-1, -2) if experts.is_transposed else weight
-
-
 def quantise_matrix(
     name: str, weight: Tensor, config: MwqConfig, on_progress: Callable[[int], None] = lambda _: None
 ) -> NestedPlanes:
-    """Quantise one matrix of all experts without activations, or take it from the folder of finished parts.
+    """Quantise one weight without activations, or take it from the folder of finished parts.
 
     Args:
-        name: Name of the matrix.
-        weight: [E, R, C].
+        name: Name of the weight.
+        weight: [..., R, C].
         config: How to quantise.
         on_progress: Called with the number of weights done since the last call.
 
@@ -105,7 +100,7 @@ def quantise_experts(
     targets = find_targets(model, config)
     if compensation is not None and batches is None:
         raise ValueError(f"compensation={compensation!r} needs the inputs of the experts; give batches")
-    matrices = [(f"{path}.{name}", module, name) for path, module in targets.items() for name in matrix_names(module)]
+    matrices = [(f"{path}.{name}", module, name) for path, module in targets.items() for name in weights_of(module)]
     total = sum(getattr(module, name).numel() for _, module, name in matrices)
     fitted: dict[str, NestedPlanes] = {}
     with tqdm(total=total, unit="weight", unit_scale=True, desc="Quantising", delay=2) as bar:
@@ -121,7 +116,7 @@ def quantise_experts(
                         weight = oriented(module, getattr(module, name))
                         fitted[full_name] = _fit(weight, moments[full_name], config, compensation, bar.update)
     for module in targets.values():
-        make_nested(module, config.widths, config.group_size)
+        make_nested(module, config)
     for full_name, module, name in matrices:
         drop_weight(module, name)
         set_planes(module, name, fitted[full_name])

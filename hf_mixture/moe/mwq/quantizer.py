@@ -14,18 +14,20 @@ from hf_mixture._compat.saving import replace_save_pretrained, restore_save_pret
 from hf_mixture.moe.mwq.budget import attach_policy
 from hf_mixture.moe.mwq.cache import ExpertCache
 from hf_mixture.moe.mwq.config import MwqConfig
-from hf_mixture.moe.mwq.experts import (
-    drop_planes,
-    drop_weight,
+from hf_mixture.moe.mwq.files import PLANE_NAME, check_checksums, index_name, is_plane_file, save_nested
+from hf_mixture.moe.mwq.linear import NestedLinear
+from hf_mixture.moe.mwq.module import NestedModule, drop_planes, drop_weight, plane_names
+from hf_mixture.moe.mwq.offload import attach_runtime
+from hf_mixture.moe.mwq.quantise import quantise_matrix
+from hf_mixture.moe.mwq.targets import (
+    find_targets,
     make_nested,
     make_stock,
-    matrix_names,
-    plane_names,
+    nested_modules,
+    oriented,
+    refuse_on_disk,
+    weights_of,
 )
-from hf_mixture.moe.mwq.files import PLANE_NAME, check_checksums, index_name, is_plane_file, save_nested
-from hf_mixture.moe.mwq.offload import attach_runtime
-from hf_mixture.moe.mwq.quantise import oriented, quantise_matrix
-from hf_mixture.moe.mwq.targets import find_targets, nested_modules, refuse_on_disk
 
 
 if TYPE_CHECKING:
@@ -69,22 +71,24 @@ class MwqHfQuantizer(HfQuantizer):
     ) -> PreTrainedModel:
         config = self.quantization_config
         targets = find_targets(model, config)
-        on_disk = any(module.config._experts_implementation == "mwq_offload" for module in targets.values())
+        experts = {path: module for path, module in targets.items() if not isinstance(module, nn.Linear)}
+        on_disk = any(module.config._experts_implementation == "mwq_offload" for module in experts.values())
         if on_disk and not self.pre_quantized:
             raise ValueError(
                 'experts_implementation="mwq_offload" reads the planes of a quantised model, and this one is not; '
                 "quantise it, save it, and load the saved folder"
             )
         for path, module in targets.items():
-            make_nested(module, config.widths, config.group_size)
-            # Some blocks draw the weights of their experts themselves.
-            model.get_submodule(path.rpartition(".")[0])._is_hf_initialized = True
+            make_nested(module, config)
+            if path in experts:
+                # Some blocks draw the weights of their experts themselves.
+                model.get_submodule(path.rpartition(".")[0])._is_hf_initialized = True
             if self.pre_quantized:
-                for name in matrix_names(module):
+                for name in weights_of(module):
                     drop_weight(module, name)
-                if config.bit_policy is not None:
+                if config.bit_policy is not None and path in experts:
                     attach_policy(module, config.bit_policy)
-            if on_disk:
+            if on_disk and path in experts:
                 drop_planes(module)
         files = [Path(file) for file in checkpoint_files or ()]
         if on_disk:
@@ -96,11 +100,11 @@ class MwqHfQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         for path, module in nested_modules(model).items():
-            if left := [name for name in matrix_names(module) if getattr(module, name, None) is not None]:
+            if left := [name for name in module.matrices() if name in module._parameters]:
                 raise ValueError(
                     f"the checkpoint has no weights for {path}.{left[0]}; quantise a complete checkpoint"
                 )
-            for name in module.mwq_names() & set(module._parameters):
+            for name in module.all_plane_names() & set(module._parameters):
                 getattr(module, name).requires_grad_(False)
         if self.quantization_config.dequantize:
             return self._dequantize(model)
@@ -119,7 +123,7 @@ class MwqHfQuantizer(HfQuantizer):
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
         path, _, name = param_name.rpartition(".")
         module = model.get_submodule(path)
-        return hasattr(module, "mwq_widths") and name in matrix_names(module)
+        return isinstance(module, NestedModule) and name in module.matrices()
 
     def get_quantize_ops(self) -> ConversionOps:
         return MwqQuantize(self.quantization_config)

@@ -136,11 +136,3 @@ class PlaneStore:
 
     def __del__(self) -> None:
         self.close()
-
-
-def level_names(matrix: str, widths: Sequence[int], level: int) -> tuple[str, ...]:
-    """Names of the tensors of a level of a matrix, in the order that computing takes."""
-    width = widths[level]
-    if level == 0:
-        return f"{matrix}_base", f"{matrix}_offset", f"{matrix}_scale_{width}"
-    return f"{matrix}_sign_{width}", f"{matrix}_scale_{width}"
