@@ -45,8 +45,7 @@ def register_quantisation() -> None:
 
     from hf_mixture._compat.quantizers import register_quantisation
     from hf_mixture.moe.mwq.config import MwqConfig
-    from hf_mixture.moe.mwq.offload import mwq_offload
-    from hf_mixture.moe.mwq.quantizer import MwqHfQuantizer
+    from hf_mixture.moe.mwq.quantizer import MwqHfQuantizer, mwq_offload
 
     register_quantisation("mwq", MwqConfig, MwqHfQuantizer)
     ALL_EXPERTS_FUNCTIONS.register("mwq_offload", mwq_offload)

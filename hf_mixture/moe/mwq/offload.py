@@ -65,7 +65,18 @@ class OffloadRuntime:
         self.store.close()
 
     def run(self, experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Run the experts of a layer; as `run_experts`, with the same bits."""
+        """Run the experts of a layer; as `run_experts`, with the same bits.
+
+        Raises:
+            RuntimeError: If gradients are wanted.
+            OSError: If the disk fails.
+            ValueError: If planes on disk are damaged.
+        """
+        if torch.is_grad_enabled() and (hidden.requires_grad or top_k_weights.requires_grad):
+            raise RuntimeError(
+                "experts on disk have no backward pass; call the model under torch.no_grad(), or load it with another "
+                "experts_implementation to train"
+            )
         index, levels, weights = choose(experts, hidden, top_k_index, top_k_weights)
         places = sort_places(index, levels, experts.num_experts, len(experts.mwq_widths))
         counts = {(group.expert, group.level): group.stop - group.start for group in places.groups}
@@ -155,36 +166,6 @@ class OffloadRuntime:
             plane = self.cache.wait_for(key)
             yield Step(key.expert, key.level, [plane], groups.get((key.expert, key.level)))
             self.cache.release(key)
-
-
-def mwq_offload(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """The experts implementation `"mwq_offload"` of transformers.
-
-    Args:
-        experts: Nested experts of a model that was loaded with this implementation.
-        hidden_states: [T, H].
-        top_k_index: [T, K].
-        top_k_weights: [T, K].
-
-    Returns:
-        [T, H].
-
-    Raises:
-        TypeError: If the experts are not nested, or in memory.
-        RuntimeError: If gradients are wanted.
-    """
-    runtime: OffloadRuntime | None = getattr(experts, "mwq_runtime", None)
-    if runtime is None:
-        raise TypeError(
-            f'{type(experts).__name__} has no planes on disk; load a model that was saved with MwqConfig with '
-            'from_pretrained(folder, experts_implementation="mwq_offload")'
-        )
-    if torch.is_grad_enabled() and (hidden_states.requires_grad or top_k_weights.requires_grad):
-        raise RuntimeError(
-            "experts on disk have no backward pass; call the model under torch.no_grad(), or load it with another "
-            "experts_implementation to train"
-        )
-    return runtime.run(experts, hidden_states, top_k_index, top_k_weights)
 
 
 def attach_runtime(model: PreTrainedModel, files: Sequence[Path], cache: ExpertCache) -> None:
