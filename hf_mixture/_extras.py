@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 
@@ -27,3 +28,12 @@ def require(module: str, *, used_for: str, extra: str = "search") -> Any:
             f"{used_for} needs the package that provides {module!r}, which is not installed; "
             f'install it with: pip install "hf-mixture[{extra}]"'
         ) from error
+
+
+def is_installed(module: str) -> bool:
+    """Whether an optional module can be imported.
+
+    Args:
+        module: Name of the module, for example `"hqq"`.
+    """
+    return importlib.util.find_spec(module) is not None

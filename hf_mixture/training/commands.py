@@ -12,6 +12,7 @@ KEYS = {
     "upcycle": "routers",
     "thoughts": "thoughts",
     "mote run": "finetune",
+    "mwq run": "bit_routers",
 }
 
 

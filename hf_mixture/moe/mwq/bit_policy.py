@@ -53,7 +53,7 @@ class BitPolicy(nn.Module):
         self.register_buffer("num_sampled", torch.zeros((), dtype=torch.int64))
         self.keeps_sample = False
         # Places that were computed at each width, since they were last asked for.
-        self.counts = torch.zeros(len(widths), dtype=torch.int64)
+        self.counts = [0] * len(widths)
 
     def scores(self, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Scores of the widths [T, K, N], float32."""
@@ -75,10 +75,16 @@ class BitPolicy(nn.Module):
         self.note(scores, levels)
         return Choice(top_k_index, levels, top_k_weights)
 
+    def take_counts(self) -> list[int]:
+        """Places that were computed at each width, since this was last asked for."""
+        counts, self.counts = self.counts, [0] * len(self.widths)
+        return counts
+
     @torch.no_grad()
     def note(self, scores: Tensor, levels: Tensor) -> None:
         """Count what was chosen, and keep scores where they are wanted."""
-        self.counts += torch.bincount(levels.flatten() + 1, minlength=len(self.widths) + 1)[1:].cpu()
+        chosen = torch.bincount(levels.flatten() + 1, minlength=len(self.widths) + 1)[1:].tolist()
+        self.counts = [count + more for count, more in zip(self.counts, chosen, strict=True)]
         if not self.keeps_sample:
             return
         rows = scores.detach().flatten(0, 1)[-SAMPLE_SIZE:].to(self.sample.dtype)

@@ -152,10 +152,8 @@ class BitRouterTraining(TrainerCallback):
             return {}
         means = {f"bits/{name}": float(torch.stack(values).mean()) for name, values in self._logged.items()}
         self._logged = {}
-        counts = torch.stack([router.counts for router in self._routers]).sum(0).double()
-        for router in self._routers:
-            router.counts.zero_()
-        shares = (counts / counts.sum()).tolist()
+        counts = [sum(of_width) for of_width in zip(*(router.take_counts() for router in self._routers), strict=True)]
+        shares = [count / sum(counts) for count in counts]
         return means | {f"bits/share_{w}": share for w, share in zip(self._routers[0].widths, shares, strict=True)}
 
     def _compute_loss(

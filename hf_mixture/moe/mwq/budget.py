@@ -151,16 +151,15 @@ def average_bits(model: PreTrainedModel) -> float:
         model: A model with nested experts.
 
     Returns:
-        The average; the width of all tokens where there is no policy.
+        The average, NaN if nothing was computed; the width of all tokens where there is no policy.
     """
     modules = _nested(model)
     policies = [module.mwq_policy for module in modules if module.mwq_policy is not None]
     if not policies:
         return float(modules[0].mwq_width)
-    counts = torch.stack([policy.counts for policy in policies]).sum(0).double()
-    for policy in policies:
-        policy.counts.zero_()
-    return float((counts * torch.tensor(policies[0].widths)).sum() / counts.sum())
+    counts = [sum(of_width) for of_width in zip(*(policy.take_counts() for policy in policies), strict=True)]
+    bits = sum(width * count for width, count in zip(policies[0].widths, counts, strict=True))
+    return bits / sum(counts) if any(counts) else float("nan")
 
 
 def attach_policy(experts: Any, kind: Mapping[str, Any]) -> None:

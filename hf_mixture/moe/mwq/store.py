@@ -124,7 +124,10 @@ class PlaneStore:
         if file not in self._descriptors:
             self._descriptors[file] = os.open(file, os.O_RDONLY)
             if not self.keep_page_cache:
-                # Without read-ahead, the system reads what is asked for.
+                # Only pages that are on the disk already can be dropped. Without read-ahead, the system reads what
+                # it is asked for.
+                os.fdatasync(self._descriptors[file])
+                os.posix_fadvise(self._descriptors[file], 0, 0, os.POSIX_FADV_DONTNEED)
                 os.posix_fadvise(self._descriptors[file], 0, 0, os.POSIX_FADV_RANDOM)
         return self._descriptors[file]
 

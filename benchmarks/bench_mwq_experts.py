@@ -1,0 +1,113 @@
+"""Experts computed from packed planes, against planes that are dequantised for the stock experts.
+
+Candidates, on the same tokens and routes: nested experts of 2, 3 and 4 bits at 4 bits, the stock `grouped_mm` and
+`eager` experts after all planes of the layer are dequantised, and the stock experts with weights in full precision,
+which need eight times the memory in float32. A call is one layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from typing import Any
+
+import torch
+from common import compare, print_table, summarise, time_interleaved, write
+
+from hf_mixture.moe.mwq.config import MwqConfig
+from hf_mixture.moe.mwq.quantise import quantise_experts
+from hf_mixture.moe.mwq.targets import nested_experts
+
+
+EXPERTS, TOP_K = 32, 4
+
+
+def build_layer(hidden: int, inner: int, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A stock experts module with random weights, and the same one nested."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        vocab_size=64,
+        hidden_size=hidden,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden // 4,
+        intermediate_size=hidden,
+        moe_intermediate_size=inner,
+        num_experts=EXPERTS,
+        num_experts_per_tok=TOP_K,
+    )
+    full = Qwen3MoeForCausalLM(config).to(dtype).eval()
+    nested = copy.deepcopy(full)
+    quantise_experts(nested, MwqConfig())
+    return full.model.layers[0].mlp.experts, next(iter(nested_experts(nested).values()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--inner", type=int, default=512)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1, 8, 64, 512])
+    parser.add_argument("--dry-run", action="store_true", help="print the table without writing results")
+    arguments = parser.parse_args()
+    ratios: dict[str, dict[str, float]] = {}
+    seconds: dict[str, dict[str, float]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        full, nested = build_layer(arguments.hidden, arguments.inner, dtype)
+        dequantised = copy.deepcopy(full)
+        for num_tokens in arguments.tokens:
+            label = f"{str(dtype).removeprefix('torch.')}, {num_tokens} tokens"
+            hidden = torch.randn(num_tokens, arguments.hidden, dtype=dtype)
+            index = torch.rand(num_tokens, EXPERTS).topk(TOP_K, dim=-1).indices
+            weights = torch.full((num_tokens, TOP_K), 1 / TOP_K, dtype=dtype)
+
+            def stock(experts: Any, implementation: str, given: Any = (hidden, index, weights)) -> torch.Tensor:
+                experts.config._experts_implementation = implementation
+                result: torch.Tensor = experts(*given)
+                return result
+
+            def dequantise_first(implementation: str, run: Any = stock, source: Any = nested, dtype: Any = dtype) -> Any:
+                for name in source.matrices():
+                    getattr(dequantised, name).data = source.planes_of(name).dequantise(dtype=dtype)
+                return run(dequantised, implementation)
+
+            def planes(given: Any = (hidden, index, weights)) -> torch.Tensor:
+                result: torch.Tensor = nested(*given)
+                return result
+
+            candidates = {
+                "planes": planes,
+                "dequantise, grouped_mm": lambda run=dequantise_first: run("grouped_mm"),
+                "dequantise, eager": lambda run=dequantise_first: run("eager"),
+                "full precision, grouped_mm": lambda run=stock: run(full, "grouped_mm"),
+            }
+            with torch.no_grad():
+                difference = (candidates["planes"]() - candidates["dequantise, eager"]()).abs().max().item()
+                assert difference < (1e-3 if dtype == torch.float32 else 0.1), difference
+                times = time_interleaved(candidates, rounds=arguments.rounds, title=label)
+            for pair, ratio in compare(times.wall, "planes").items():
+                ratios[f"{label}: {pair}"] = ratio
+            seconds[label] = {name: summarise(samples)["median"] for name, samples in times.wall.items()}
+    print_table(
+        ("ratio of wall times", "median", "quartiles"),
+        [(n, f"{r['median']:.3f}", f"{r['quartile_1']:.3f}..{r['quartile_3']:.3f}") for n, r in ratios.items()],
+    )
+    if not arguments.dry_run:
+        write(
+            "mwq_experts",
+            {
+                "experts": EXPERTS,
+                "experts_per_token": TOP_K,
+                "hidden": arguments.hidden,
+                "inner": arguments.inner,
+                "seconds": seconds,
+                "wall_time_ratios": ratios,
+            },
+        )
+
+
+if __name__ == "__main__":
+    main()
