@@ -114,7 +114,7 @@ class BitRouterTraining(TrainerCallback):
         if tuple(sorted(capacity)) != widths or any(part < 0 for part in capacity.values()):
             raise ValueError(f"capacity={capacity} must give a part of at least 0 to each of the widths {widths}")
         if abs(sum(capacity.values()) - 1.0) > 1e-6:
-            raise ValueError(f"capacity={capacity} adds up to {sum(capacity.values())}; it must add up to 1")
+            raise ValueError(f"capacity={capacity} adds up to {sum(capacity.values()):.6g}; it must add up to 1")
         return capacity
 
     def on_train_begin(

@@ -13,7 +13,7 @@ def quantise_checkpoint(model: str, out: str | Path, config: MwqConfig | None = 
     """Quantise a sparse checkpoint and save it, with its tokenizer.
 
     What is finished is kept in `out/.parts`, one file for each matrix: after a kill, the same call goes on with the
-    rest, and gives the same files.
+    rest, and gives the same planes.
 
     Args:
         model: Folder or Hub repository.

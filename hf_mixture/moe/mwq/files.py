@@ -98,6 +98,7 @@ def read_header(file: Path) -> dict[str, TensorPlace]:
 
     Raises:
         ValueError: If the file is not a whole safetensors file.
+        OSError: If it cannot be read.
     """
     types = {"U8": torch.uint8, "F16": torch.float16}
     try:
@@ -119,7 +120,7 @@ def read_header(file: Path) -> dict[str, TensorPlace]:
             for name, entry in header.items()
             if entry["dtype"] in types
         }
-    except (ValueError, KeyError, TypeError, OSError, MemoryError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
         raise ValueError(f"{file} is not a whole file of planes ({error}); download or save the model again") from error
 
 
