@@ -91,6 +91,8 @@ class ExpertCache:
         self.statistics = CacheStatistics()
         self.num_layers = 1
         self._entries: dict[PlaneKey, _Entry] = {}
+        # Entries that may be dropped, by level, in the order in which they were last used.
+        self._free: dict[int, dict[PlaneKey, _Entry]] = {}
         self._bytes = 0
         self._clock = 0
         self._changed = threading.Condition()
@@ -110,7 +112,7 @@ class ExpertCache:
     def clear(self) -> None:
         """Drop all planes that are not in use."""
         with self._changed:
-            for key in [key for key, entry in self._entries.items() if not entry.num_pins]:
+            for key in [key for level in self._free.values() for key in level]:
                 self._drop(key)
 
     def resident(self, layer: int) -> set[tuple[int, int]]:
@@ -138,7 +140,7 @@ class ExpertCache:
         with self._changed:
             entry = self._entries.get(key)
             if entry is not None:
-                self._use(entry)
+                self._use(key, entry)
                 self.statistics.hits += 1
                 self._changed.notify_all()
                 return True
@@ -147,7 +149,7 @@ class ExpertCache:
                     return False
                 self._changed.wait()
             entry = self._entries[key] = _Entry(num_bytes, arrival=self._clock)
-            self._use(entry)
+            self._use(key, entry)
             self._bytes += num_bytes
             self.statistics.peak_bytes = max(self.statistics.peak_bytes, self._bytes)
         start = time.perf_counter()
@@ -189,7 +191,9 @@ class ExpertCache:
     def release(self, key: PlaneKey) -> None:
         """Let a plane be dropped when room is needed."""
         with self._changed:
-            self._entries[key].num_pins -= 1
+            entry = self._entries[key]
+            entry.num_pins -= 1
+            self._free_if_unused(key, entry)
             self._changed.notify_all()
 
     def start(self) -> None:
@@ -212,33 +216,49 @@ class ExpertCache:
     def release_all(self) -> None:
         """Release everything, after a call that failed."""
         with self._changed:
-            for entry in self._entries.values():
+            for key, entry in self._entries.items():
                 entry.num_pins = 0
+                self._free_if_unused(key, entry)
 
-    def _use(self, entry: _Entry) -> None:
+    def _use(self, key: PlaneKey, entry: _Entry) -> None:
+        self._free.get(key.level, {}).pop(key, None)
         self._clock += 1
         entry.num_pins += 1
         entry.num_uses += 1
         entry.last_use = self._clock
 
+    def _free_if_unused(self, key: PlaneKey, entry: _Entry) -> None:
+        if not entry.num_pins:
+            level = self._free.setdefault(key.level, {})
+            level.pop(key, None)
+            level[key] = entry
+
     def _make_room(self, num_bytes: int, layer: int) -> bool:
         while self.budget_bytes is not None and self._bytes + num_bytes > self.budget_bytes:
-            free = [key for key, entry in self._entries.items() if not entry.num_pins]
-            if not free:
+            victim = self._victim(layer)
+            if victim is None:
                 return False
-            self._drop(min(free, key=lambda key: self._worth(key, layer)))
+            self._drop(victim)
             self.statistics.evictions += 1
         return True
 
-    def _worth(self, key: PlaneKey, layer: int) -> tuple[int, ...]:
-        """What is worth least is dropped first."""
-        entry = self._entries[key]
+    def _victim(self, layer: int) -> PlaneKey | None:
+        levels = [level for level, entries in self._free.items() if entries]
+        if not levels:
+            return None
         if self.eviction == "lru":
-            return (entry.last_use,)
+            oldest = [next(iter(self._free[level].items())) for level in levels]
+            return min(oldest, key=lambda item: item[1].last_use)[0]
         if self.eviction == "static":
-            return (-entry.arrival,)
-        num_layers_until_needed = (key.layer - layer - 1) % self.num_layers
-        return (-key.level, entry.num_uses, -num_layers_until_needed)
+            entries = [item for level in levels for item in self._free[level].items()]
+            return max(entries, key=lambda item: item[1].arrival)[0]
+
+        def worth(item: tuple[PlaneKey, _Entry]) -> tuple[int, int]:
+            num_layers_until_needed = (item[0].layer - layer - 1) % self.num_layers
+            return item[1].num_uses, -num_layers_until_needed
+
+        return min(self._free[max(levels)].items(), key=worth)[0]
 
     def _drop(self, key: PlaneKey) -> None:
+        self._free.get(key.level, {}).pop(key, None)
         self._bytes -= self._entries.pop(key).num_bytes

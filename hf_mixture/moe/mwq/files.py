@@ -11,6 +11,7 @@ method, and would go on with random experts; so it finds no weights instead.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -81,7 +82,7 @@ class TensorPlace:
     start: int
     checksums: tuple[int, ...]
 
-    @property
+    @functools.cached_property
     def num_bytes(self) -> int:
         """Bytes of one part: of an expert, or of a linear layer."""
         return self.dtype.itemsize * math.prod(self.shape) // max(1, len(self.checksums))

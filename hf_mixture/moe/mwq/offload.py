@@ -7,8 +7,10 @@ after the other and each plane is dropped once it is part of the matrix at hand.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,7 @@ class OffloadRuntime:
         self.num_layers = num_layers
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mwq-loader")
         self._streams: dict[torch.device, Any] = {}
+        self._disk_is_slower = False
         self.use_cache(cache)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OffloadRuntime:
@@ -84,33 +87,60 @@ class OffloadRuntime:
         keys = [PlaneKey(layer, *item) for item in needed_items(counts)]
         num_bytes = sum(self.store.num_bytes(key) for key in keys)
         fits = self.cache.budget_bytes is None or num_bytes <= self.cache.budget_bytes
-        order = self._order(layer, counts, keys, whole_experts=not fits)
+        resident = self.cache.resident(layer)
+        order = self._order(layer, counts, keys, resident, fits=fits)
         self.cache.start()
-        job = self._loader.submit(self._load, order, hidden.device)
+        begin, before = time.perf_counter(), replace(self.cache.statistics)
+        job: Future[None] | None = None
+        if all((key.expert, key.level) in resident for key in keys):
+            # Nothing to wait for: a thread would only cost the time to wake it.
+            self._load(order, hidden.device)
+        else:
+            job = self._loader.submit(self._load, order, hidden.device)
         groups = {(group.expert, group.level): group for group in places.groups}
         steps = self._as_they_arrive(order, groups) if fits else self._one_by_one(order, groups)
         try:
             result = run_steps(experts, hidden, weights, places, steps)
         except BaseException:
             self.cache.stop()
-            job.exception()
+            if job is not None:
+                job.exception()
             self.cache.release_all()
             raise
-        job.result()
+        if job is not None:
+            job.result()
+            self._compare(time.perf_counter() - begin, before)
         return result
 
-    def _order(self, layer: int, counts: dict[Item, int], keys: list[PlaneKey], whole_experts: bool) -> list[PlaneKey]:
-        """All planes of a call: those in memory first, then those to load in the order of the rule."""
-        resident = self.cache.resident(layer)
-        order = ORDERS[self.cache.order](counts, resident)
+    def _compare(self, seconds: float, before: CacheStatistics) -> None:
+        """Note whether the disk or the computation took longer in a call."""
+        now = self.cache.statistics
+        reading = now.read_seconds - before.read_seconds
+        computing = seconds - (now.bubble_seconds - before.bubble_seconds)
+        # Planes of several experts in turn make the computation longer, so that the way back has another threshold.
+        self._disk_is_slower = reading > (0.5 if self._disk_is_slower else 1.0) * computing
+
+    def _order(
+        self, layer: int, counts: dict[Item, int], keys: list[PlaneKey], resident: set[Item], *, fits: bool
+    ) -> list[PlaneKey]:
+        """All planes of a call: those in memory first, then those to load in the order of the rule.
+
+        While the computation takes longer than the disk, the planes of an expert are loaded together, in the order of
+        the experts' first planes: to begin a matrix again for its next bit costs more than the rule can gain. Where
+        the planes of the call do not fit, that holds for those in memory too.
+        """
+        order = [PlaneKey(layer, *item) for item in ORDERS[self.cache.order](counts, resident)]
         first = [key for key in keys if (key.expert, key.level) in resident]
-        listed = [*first, *(PlaneKey(layer, *item) for item in order)]
-        if not whole_experts:
-            return listed
+        if fits and self._disk_is_slower:
+            return [*first, *order]
         rank: dict[int, int] = {}
-        for key in listed:
+        for key in [*first, *order]:
             rank.setdefault(key.expert, len(rank))
-        return sorted(keys, key=lambda key: (rank[key.expert], key.level))
+
+        def by_expert(some: list[PlaneKey]) -> list[PlaneKey]:
+            return sorted(some, key=lambda key: (rank[key.expert], key.level))
+
+        return [*first, *by_expert(order)] if fits else by_expert(keys)
 
     def _load(self, order: Sequence[PlaneKey], device: torch.device) -> None:
         try:
@@ -137,28 +167,33 @@ class OffloadRuntime:
         return up, down
 
     def _as_they_arrive(self, order: Sequence[PlaneKey], groups: dict[Item, Group]) -> Iterator[Step]:
-        """Each group as soon as the planes of its width are there; they stay until their expert is done."""
-        layer = order[0].layer if order else 0
-        seen: dict[int, set[int]] = {}
-        last = {key.expert: key.level for key in sorted(order)}
-        at_hand: tuple[int, int] | None = None
-        for key in order:
-            self.cache.wait_for(key)
-            levels = seen.setdefault(key.expert, set())
-            levels.add(key.level)
-            # Levels that were in memory may stand before the base of their expert.
-            for level in sorted(levels):
-                group = groups.get((key.expert, level))
-                if group is None or not set(range(level + 1)) <= levels:
-                    continue
-                del groups[key.expert, level]
-                first = at_hand[1] + 1 if at_hand is not None and at_hand[0] == key.expert else 0
-                planes = [self.cache.wait_for(PlaneKey(layer, key.expert, part)) for part in range(first, level + 1)]
-                yield Step(key.expert, first, planes, group)
-                at_hand = (key.expert, level)
-            if len(levels) == last[key.expert] + 1:
-                for level in levels:
-                    self.cache.release(PlaneKey(layer, key.expert, level))
+        """Groups of which the planes are there; an expert's planes stay until its last group.
+
+        Of several, one that continues the matrices at hand comes first, since others begin theirs anew: while the
+        disk is ahead, experts are done one after the other whatever the order of loading.
+        """
+        arrivals = _Arrivals(order, groups)
+        at_hand: tuple[int, int] = (-1, -1)
+        while arrivals.left:
+            while (key := arrivals.next_key()) is not None and self.cache.arrived([key]):
+                arrivals.add(key)
+            item = arrivals.choose(at_hand)
+            if item is None:
+                key = arrivals.next_key()
+                assert key is not None  # noqa: S101 - a group waits for a plane that has not arrived
+                self.cache.wait_for(key)
+                arrivals.add(key)
+                continue
+            expert, level = item
+            first = at_hand[1] + 1 if at_hand[0] == expert and at_hand[1] < level else 0
+            layer = order[0].layer
+            planes = [self.cache.wait_for(PlaneKey(layer, expert, part)) for part in range(first, level + 1)]
+            yield Step(expert, first, planes, groups[item])
+            at_hand = item
+            arrivals.finish(item)
+            if not arrivals.waits(expert):
+                for part in range(level + 1):
+                    self.cache.release(PlaneKey(layer, expert, part))
 
     def _one_by_one(self, order: Sequence[PlaneKey], groups: dict[Item, Group]) -> Iterator[Step]:
         """Expert by expert, each plane dropped as soon as it is part of the matrix at hand."""
@@ -166,6 +201,50 @@ class OffloadRuntime:
             plane = self.cache.wait_for(key)
             yield Step(key.expert, key.level, [plane], groups.get((key.expert, key.level)))
             self.cache.release(key)
+
+
+class _Arrivals:
+    """Which groups of a call can be computed, as planes arrive in order."""
+
+    def __init__(self, order: Sequence[PlaneKey], groups: dict[Item, Group]) -> None:
+        self._order = iter(order)
+        self._next = next(self._order, None)
+        self._levels: dict[int, set[int]] = {}
+        self.left: dict[int, list[int]] = {}
+        for expert, level in sorted(groups):
+            self.left.setdefault(expert, []).append(level)
+
+    def next_key(self) -> PlaneKey | None:
+        """The next plane to arrive."""
+        return self._next
+
+    def add(self, key: PlaneKey) -> None:
+        """Note that the next plane has arrived."""
+        self._levels.setdefault(key.expert, set()).add(key.level)
+        self._next = next(self._order, None)
+
+    def choose(self, at_hand: Item) -> Item | None:
+        """The group to compute: of the expert at hand, else of the one with most levels that are ready."""
+        ready = {expert: self._ready(expert) for expert in self.left}
+        if ready.get(at_hand[0]):
+            return at_hand[0], ready[at_hand[0]][0]
+        best = max(ready, key=lambda expert: len(ready[expert]))
+        return (best, ready[best][0]) if ready[best] else None
+
+    def finish(self, item: Item) -> None:
+        """Note that a group has been computed."""
+        self.left[item[0]].remove(item[1])
+        if not self.left[item[0]]:
+            del self.left[item[0]]
+
+    def waits(self, expert: int) -> bool:
+        """Whether groups of an expert are left."""
+        return expert in self.left
+
+    def _ready(self, expert: int) -> list[int]:
+        # Levels that were in memory may be there before the base of their expert.
+        there = self._levels.get(expert, set())
+        return [level for level in self.left[expert] if set(range(level + 1)) <= there]
 
 
 def attach_runtime(model: PreTrainedModel, files: Sequence[Path], cache: ExpertCache) -> None:

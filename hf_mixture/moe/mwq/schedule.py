@@ -6,6 +6,7 @@ it; then the tokens that use expert e at exactly this width are computed. One qu
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -61,12 +62,15 @@ def hebf_order(counts: Mapping[Item, int], resident: Iterable[Item] = ()) -> lis
     for item in needed_items(counts):
         if item not in present:
             queues.setdefault(item[0], []).append(item)
+    heads = [(-use[queue[0]], expert, 0) for expert, queue in queues.items()]
+    heapq.heapify(heads)
     order = []
-    while queues:
-        expert = min(queues, key=lambda e: (-use[queues[e][0]], e))
-        order.append(queues[expert].pop(0))
-        if not queues[expert]:
-            del queues[expert]
+    while heads:
+        _, expert, place = heapq.heappop(heads)
+        queue = queues[expert]
+        order.append(queue[place])
+        if place + 1 < len(queue):
+            heapq.heappush(heads, (-use[queue[place + 1]], expert, place + 1))
     return order
 
 

@@ -63,19 +63,20 @@ class PlaneStore:
                 )
             if not self._places[name].checksums:
                 raise ValueError(f"{name} in {self._places[name].file} has no checksums; save the model again")
+        self._sizes = [
+            [sum(self._places[name].num_bytes for matrix in level for name in matrix) for level in layer]
+            for layer in layers
+        ]
+        self._checked: set[tuple[str, int]] = set()
         self._descriptors: dict[Path, int] = {}
 
     def num_bytes(self, key: PlaneKey) -> int:
         """Bytes of a plane."""
-        return sum(self._places[name].num_bytes for matrix in self._layers[key.layer][key.level] for name in matrix)
+        return self._sizes[key.layer][key.level]
 
     def largest_plane(self) -> int:
         """Bytes of the largest plane."""
-        return max(
-            self.num_bytes(PlaneKey(layer, 0, level))
-            for layer, levels in enumerate(self._layers)
-            for level in range(len(levels))
-        )
+        return max(size for sizes in self._sizes for size in sizes)
 
     def total_bytes(self) -> int:
         """Bytes of all planes of all experts."""
@@ -88,7 +89,7 @@ class PlaneStore:
         )
 
     def read(self, key: PlaneKey) -> Plane:
-        """Read a plane, and compare it with its checksums.
+        """Read a plane; when it is read for the first time, compare it with its checksums.
 
         Args:
             key: Which.
@@ -117,7 +118,9 @@ class PlaneStore:
             done += count
         if not self.keep_page_cache:
             os.posix_fadvise(descriptor, start, place.num_bytes, os.POSIX_FADV_DONTNEED)
-        check_range(view, name, place, expert)
+        if (name, expert) not in self._checked:
+            check_range(view, name, place, expert)
+            self._checked.add((name, expert))
         return data.view(place.dtype).view(place.shape[1:])
 
     def _descriptor(self, file: Path) -> int:
