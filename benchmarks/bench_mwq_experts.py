@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,6 +46,33 @@ def build_layer(hidden: int, inner: int, dtype: torch.dtype) -> tuple[Any, Any]:
     return full.model.layers[0].mlp.experts, next(iter(nested_experts(nested).values()))
 
 
+def candidates_of(full: Any, nested: Any, dequantised: Any, given: tuple[Any, ...]) -> dict[str, Callable[[], Any]]:
+    """The same call, computed in each way.
+
+    Args:
+        full: Stock experts with their weights.
+        nested: The same, nested.
+        dequantised: Stock experts that get the dequantised weights.
+        given: Hidden states, experts and weights.
+    """
+
+    def stock(experts: Any, implementation: str) -> Any:
+        experts.config._experts_implementation = implementation
+        return experts(*given)
+
+    def dequantise_first(implementation: str) -> Any:
+        for name in nested.matrices():
+            getattr(dequantised, name).data = nested.planes_of(name).dequantise(dtype=given[0].dtype)
+        return stock(dequantised, implementation)
+
+    return {
+        "planes": lambda: nested(*given),
+        "dequantise, grouped_mm": lambda: dequantise_first("grouped_mm"),
+        "dequantise, eager": lambda: dequantise_first("eager"),
+        "full precision, grouped_mm": lambda: stock(full, "grouped_mm"),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=12)
@@ -64,26 +92,7 @@ def main() -> None:
             index = torch.rand(num_tokens, EXPERTS).topk(TOP_K, dim=-1).indices
             weights = torch.full((num_tokens, TOP_K), 1 / TOP_K, dtype=dtype)
 
-            def stock(experts: Any, implementation: str, given: Any = (hidden, index, weights)) -> torch.Tensor:
-                experts.config._experts_implementation = implementation
-                result: torch.Tensor = experts(*given)
-                return result
-
-            def dequantise_first(implementation: str, run: Any = stock, source: Any = nested, dtype: Any = dtype) -> Any:
-                for name in source.matrices():
-                    getattr(dequantised, name).data = source.planes_of(name).dequantise(dtype=dtype)
-                return run(dequantised, implementation)
-
-            def planes(given: Any = (hidden, index, weights)) -> torch.Tensor:
-                result: torch.Tensor = nested(*given)
-                return result
-
-            candidates = {
-                "planes": planes,
-                "dequantise, grouped_mm": lambda run=dequantise_first: run("grouped_mm"),
-                "dequantise, eager": lambda run=dequantise_first: run("eager"),
-                "full precision, grouped_mm": lambda run=stock: run(full, "grouped_mm"),
-            }
+            candidates = candidates_of(full, nested, dequantised, (hidden, index, weights))
             with torch.no_grad():
                 difference = (candidates["planes"]() - candidates["dequantise, eager"]()).abs().max().item()
                 assert difference < (1e-3 if dtype == torch.float32 else 0.1), difference

@@ -3,12 +3,18 @@
 Prompts and decoding of one nested model, with a mix of widths by gate and error, at budgets of a part of all experts
 at 8 bits. The page cache is left out, so that what the budget does not hold comes from the disk in every round. All
 candidates give the same tokens, bit by bit, or the benchmark stops.
+
+`--read-limits` adds disks that are slower than the one at hand: the block I/O controller of Linux (version 1, as root)
+holds this process to so many megabytes a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +63,26 @@ def build_model(layers: int, hidden: int, inner: int) -> Any:
     return model
 
 
+@contextlib.contextmanager
+def limited_disk(folder: str, megabytes: float | None) -> Iterator[None]:
+    """Hold reads of this process from the disk of a folder to so many megabytes a second."""
+    if megabytes is None:
+        yield
+        return
+    root = Path("/sys/fs/cgroup/blkio")
+    group = root / f"hf_mixture_{os.getpid()}"
+    device = os.stat(folder).st_dev
+    group.mkdir()
+    try:
+        limit = f"{os.major(device)}:{os.minor(device)} {int(megabytes * 1e6)}"
+        (group / "blkio.throttle.read_bps_device").write_text(limit)
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        yield
+    finally:
+        (root / "cgroup.procs").write_text(str(os.getpid()))
+        group.rmdir()
+
+
 def main() -> None:
     from transformers import Qwen3MoeForCausalLM
 
@@ -66,6 +92,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--inner", type=int, default=512)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.15, 0.3, 0.5])
+    parser.add_argument("--read-limits", type=float, nargs="*", default=[], help="megabytes a second")
     parser.add_argument("--dry-run", action="store_true", help="print the tables without writing results")
     arguments = parser.parse_args()
     ratios: dict[str, dict[str, float]] = {}
@@ -81,7 +108,8 @@ def main() -> None:
             "prompts of 8 x 64": torch.randint(VOCABULARY, (8, 64), generator=generator),
             "decoding 16": torch.randint(VOCABULARY, (1, 8), generator=generator),
         }
-        for budget in arguments.budgets:
+        settings = [(limit, budget) for limit in [None, *arguments.read_limits] for budget in arguments.budgets]
+        for limit, budget in settings:
             models = {}
             for name, (order, eviction) in SYSTEMS.items():
                 models[name] = Qwen3MoeForCausalLM.from_pretrained(
@@ -95,7 +123,8 @@ def main() -> None:
                 )
                 set_expert_cache(models[name], cache)
             for task, ids in prompts.items():
-                label = f"budget {budget:.0%}, {task}"
+                disk = "" if limit is None else f"{limit:g} MB/s, "
+                label = f"{disk}budget {budget:.0%}, {task}"
 
                 def run(model: Any, task: str = task, ids: torch.Tensor = ids) -> torch.Tensor:
                     with torch.no_grad():
@@ -112,7 +141,8 @@ def main() -> None:
                     next(iter([cache_statistics(model)])).__init__()  # type: ignore[misc]
                 candidates = {name: lambda model=model, run=run: run(model) for name, model in models.items()}
                 candidates["in memory"] = lambda run=run: run(memory)
-                times = time_interleaved(candidates, rounds=arguments.rounds, title=label).wall
+                with limited_disk(folder, limit):
+                    times = time_interleaved(candidates, rounds=arguments.rounds, title=label).wall
                 for name in SYSTEMS:
                     statistics = vars(cache_statistics(models[name])).copy()
                     caches[f"{label}: {name}"] = statistics
@@ -129,7 +159,13 @@ def main() -> None:
     print_table(
         ("cache", "read MB", "evictions", "bubbles s", "peak MB"),
         [
-            (n, f"{c['bytes_read'] / 1e6:.1f}", c["evictions"], f"{c['bubble_seconds']:.2f}", f"{c['peak_bytes'] / 1e6:.1f}")
+            (
+                n,
+                f"{c['bytes_read'] / 1e6:.1f}",
+                c["evictions"],
+                f"{c['bubble_seconds']:.2f}",
+                f"{c['peak_bytes'] / 1e6:.1f}",
+            )
             for n, c in caches.items()
         ],
     )

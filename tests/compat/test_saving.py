@@ -11,9 +11,7 @@ from hf_mixture._compat.saving import replace_save_pretrained, restore_save_pret
 
 def tiny():
     return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
-        )
+        LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     )
 
 

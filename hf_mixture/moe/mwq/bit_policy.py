@@ -21,12 +21,12 @@ class Choice(NamedTuple):
     """Places to compute, and how they are combined.
 
     Args:
-        index: Experts [T, K].
+        experts: Experts [T, K].
         levels: Place of the width of each [T, K]; -1 where a token skips its expert.
         weights: [T, K].
     """
 
-    index: Tensor
+    experts: Tensor
     levels: Tensor
     weights: Tensor
 

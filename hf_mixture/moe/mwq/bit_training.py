@@ -21,8 +21,9 @@ from hf_mixture.moe.mwq.targets import nested_experts
 
 
 class BitRouterTraining(TrainerCallback):
-    r"""Trains bit routers: \(\mathrm{CE}(p, q) + \alpha \cdot \frac{1}{L} \sum_l \sum_k p^l_k b_k\) (D2MoE, arXiv 2504.15299).
+    r"""Trains bit routers by distillation and expected bits (D2MoE, arXiv 2504.15299, section 4.3).
 
+    The loss is \(\mathrm{CE}(p, q) + \alpha \cdot \frac{1}{L} \sum_l \sum_k p^l_k b_k\).
     q is the distribution of the next token of the teacher, p that of the quantised model, which stays frozen but for
     its routers; both terms are means over tokens. Labels play no part. Evaluation gives the loss of the model at the
     widths its routers choose, without capacity.
@@ -39,14 +40,26 @@ class BitRouterTraining(TrainerCallback):
             the teacher.
 
     Example:
-        ```python
-        model = AutoModelForCausalLM.from_pretrained(folder)  # saved with MwqConfig
-        add_bit_routers(model)
-        trainer = Trainer(model, TrainingArguments(output_dir), train_dataset=rows)
-        BitRouterTraining(alpha=0.05, teacher=full).attach(trainer)
-        trainer.train()
-        set_bit_budget(model, average_bits=2.8)
-        ```
+        >>> import contextlib, copy, io, tempfile
+        >>> from transformers import MixtralConfig, MixtralForCausalLM, Trainer, TrainingArguments
+        >>> from hf_mixture import BitRouterTraining, MwqConfig, add_bit_routers, quantise_experts, set_bit_budget
+        >>> full = MixtralForCausalLM(MixtralConfig(
+        ...     vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        ...     num_key_value_heads=1, num_local_experts=4,
+        ... ))
+        >>> model = copy.deepcopy(full)
+        >>> quantise_experts(model, MwqConfig(group_size=8))
+        >>> _ = add_bit_routers(model)
+        >>> rows = [{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]}] * 4
+        >>> with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        ...     args = TrainingArguments(folder, max_steps=1, logging_steps=1, save_strategy="no", report_to=[])
+        ...     trainer = Trainer(model, args, train_dataset=rows)
+        ...     _ = BitRouterTraining(alpha=0.05, teacher=full).attach(trainer)
+        ...     _ = trainer.train()
+        >>> sorted(name for name in trainer.state.log_history[0] if "/" in name)
+        ['bits/distillation', 'bits/expected', 'bits/share_2', 'bits/share_3', 'bits/share_4']
+        >>> set_bit_budget(model, average_bits=3.5) <= 3.5
+        True
     """
 
     def __init__(
@@ -74,6 +87,9 @@ class BitRouterTraining(TrainerCallback):
 
         Returns:
             This object.
+
+        Raises:
+            ValueError: As for the class, or this object is attached already.
         """
         if self._trainer is not None:
             raise ValueError("this BitRouterTraining is attached to a Trainer already; make another")
@@ -83,9 +99,10 @@ class BitRouterTraining(TrainerCallback):
         capacity = self._check_capacity(widths)
         if not modules or not all(isinstance(module.mwq_policy, BitRouter) for module in modules.values()):
             raise ValueError(
-                f"this {type(model).__name__} has no bit routers; call add_bit_routers(model) before the Trainer is made"
+                f"this {type(model).__name__} has no bit routers; call add_bit_routers(model) before the Trainer is "
+                "made"
             )
-        self._routers = [module.mwq_policy for module in modules.values()]
+        self._routers = [m.mwq_policy for m in modules.values() if isinstance(m.mwq_policy, BitRouter)]
         self._modules = list(modules.values())
         model.requires_grad_(False)
         for router in self._routers:
@@ -171,7 +188,8 @@ class BitRouterTraining(TrainerCallback):
         outputs = model(**given)
         kept = given.get("attention_mask")
         distillation = _cross_entropy(outputs.logits, target, kept)
-        bits = torch.stack([router.expected_bits for router in self._routers]).mean()
+        expected = [router.expected_bits for router in self._routers if router.expected_bits is not None]
+        bits = torch.stack(expected).mean()
         loss = distillation + self.alpha * bits
         for name, value in {"distillation": distillation, "expected": bits}.items():
             self._logged.setdefault(name, []).append(value.detach().float())

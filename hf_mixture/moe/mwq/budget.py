@@ -61,8 +61,8 @@ def set_bit_budget(model: PreTrainedModel, average_bits: float) -> float:
     if not policies:
         if average_bits not in widths:
             raise ValueError(
-                f"average_bits={average_bits!r} is none of the widths {widths}, and the model has no policy that mixes "
-                "them; call calibrate_bits(model, batches) first, or train bit routers"
+                f"average_bits={average_bits!r} is none of the widths {widths}, and the model has no policy that "
+                "mixes them; call calibrate_bits(model, batches) first, or train bit routers"
             )
         for module in modules:
             module.mwq_width = int(average_bits)
@@ -91,6 +91,19 @@ def calibrate_bits(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]])
 
     Raises:
         ValueError: If the model has no nested experts, they are on disk, or there are no batches.
+
+    Example:
+        >>> import torch
+        >>> from transformers import MixtralConfig, MixtralForCausalLM
+        >>> from hf_mixture import MwqConfig, calibrate_bits, quantise_experts
+        >>> model = MixtralForCausalLM(MixtralConfig(
+        ...     vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        ...     num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+        ... ))
+        >>> quantise_experts(model, MwqConfig(group_size=16))
+        >>> calibrate_bits(model, [{"input_ids": torch.arange(32)[None]}])
+        >>> model.config.quantization_config.bit_policy
+        {'kind': 'gate_error'}
     """
     modules = _nested(model)
     refuse_on_disk(model, "be measured")
@@ -128,6 +141,18 @@ def add_bit_routers(model: PreTrainedModel, *, gradient: Gradient = "straight_th
 
     Raises:
         ValueError: If the model has no nested experts or they are on disk, or the gradient is unknown.
+
+    Example:
+        >>> import torch
+        >>> from transformers import MixtralConfig, MixtralForCausalLM
+        >>> from hf_mixture import MwqConfig, add_bit_routers, quantise_experts
+        >>> model = MixtralForCausalLM(MixtralConfig(
+        ...     vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        ...     num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+        ... ))
+        >>> quantise_experts(model, MwqConfig(group_size=16))
+        >>> [tuple(parameter.shape) for parameter in add_bit_routers(model)]
+        [(4, 3, 16), (4, 3)]
     """
     modules = _nested(model)
     refuse_on_disk(model, "be trained")
@@ -152,6 +177,19 @@ def average_bits(model: PreTrainedModel) -> float:
 
     Returns:
         The average, NaN if nothing was computed; the width of all tokens where there is no policy.
+
+    Example:
+        >>> import torch
+        >>> from transformers import MixtralConfig, MixtralForCausalLM
+        >>> from hf_mixture import MwqConfig, average_bits, set_bit_budget, quantise_experts
+        >>> model = MixtralForCausalLM(MixtralConfig(
+        ...     vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        ...     num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+        ... ))
+        >>> quantise_experts(model, MwqConfig(group_size=16))
+        >>> _ = set_bit_budget(model, 3)
+        >>> average_bits(model)
+        3.0
     """
     modules = _nested(model)
     policies = [module.mwq_policy for module in modules if module.mwq_policy is not None]

@@ -1,4 +1,4 @@
-"""What experts and linear layers see: second moments of their inputs, collected while the full-precision model reads text.
+"""Second moments of what experts and linear layers are given, while the full-precision model reads text.
 
 Letters: E experts, T tokens, K experts of a token, C inputs of a matrix, g columns of a group, G = C / g.
 """
@@ -59,13 +59,14 @@ def collect_moments(
         model.train(was_training)
 
 
-def _portions(
-    experts: Mapping[str, nn.Module], config: MwqConfig, whole: bool, max_bytes: int
-) -> Iterator[list[str]]:
+def _portions(experts: Mapping[str, nn.Module], config: MwqConfig, whole: bool, max_bytes: int) -> Iterator[list[str]]:
     portion: list[str] = []
     used = 0
     for path, module in experts.items():
-        size = sum(4 * math.prod(shape) // shape[-2] * (shape[-1] if whole else config.group_size) for shape in _shapes(module))
+        size = sum(
+            4 * math.prod(shape) // shape[-2] * (shape[-1] if whole else config.group_size)
+            for shape in _shapes(module)
+        )
         if portion and used + size > max_bytes:
             yield portion
             portion, used = [], 0
@@ -112,7 +113,7 @@ class _Recorder:
         return hook
 
     @torch.no_grad()
-    def _record(self, path: str, module: nn.Module, hidden: Tensor, index: Tensor) -> None:
+    def _record(self, path: str, module: Any, hidden: Tensor, index: Tensor) -> None:
         up, down = matrix_names(module)
         for expert in index.unique().tolist():
             if expert >= module.num_experts:

@@ -9,7 +9,9 @@ from typing import Any
 from hf_mixture.moe.mwq.config import MwqConfig
 
 
-def quantise_checkpoint(model: str, out: str | Path, config: MwqConfig | None = None, **options: Any) -> dict[str, int]:
+def quantise_checkpoint(
+    model: str, out: str | Path, config: MwqConfig | None = None, **options: Any
+) -> dict[str, int]:
     """Quantise a sparse checkpoint and save it, with its tokenizer.
 
     What is finished is kept in `out/.parts`, one file for each matrix: after a kill, the same call goes on with the

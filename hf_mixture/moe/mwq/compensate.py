@@ -32,11 +32,11 @@ def fit_compensated(
     r"""Quantise a weight block by block, moving the error of each block into the columns that follow.
 
     \(H^c = \mathrm{Cholesky}((2 X X^T + \lambda I)^{-1})\), upper; after each block b of g columns,
-    \(W_{:, b+} \mathrel{-}= (W_b - \hat W_b) (H^c_{bb})^{-1} H^c_{b, b+}\) (D2MoE, arXiv 2504.15299, algorithm 1, without
-    an update for each column). The printed algorithm changes W at every level and leaves open what a residual is taken
-    against. With `"every_level"` each level begins with the original W and compensates for itself; with `"base"` only
-    the first level compensates, and residuals are taken against the W it leaves. The second has a floor: what it moved
-    stays moved at all widths. Both make the first width better and the last worse than no compensation.
+    \(W_{:, b+} \mathrel{-}= (W_b - \hat W_b) (H^c_{bb})^{-1} H^c_{b, b+}\) (D2MoE, arXiv 2504.15299, algorithm 1,
+    without an update for each column). The printed algorithm changes W at every level and leaves open what a residual
+    is taken against. With `"every_level"` each level begins with the original W and compensates for itself; with
+    `"base"` only the first level compensates, and residuals are taken against the W it leaves. The second has a floor:
+    what it moved stays moved at all widths. Both make the first width better and the last worse than no compensation.
 
     Args:
         weight: [..., R, C], finite.

@@ -140,6 +140,7 @@ def run_steps(
     top_k_weights: Tensor,
     places: Places,
     steps: Iterable[Step],
+    *,
     planes: tuple[NestedPlanes, NestedPlanes] | None = None,
 ) -> Tensor:
     """Run all groups of a call, in the order of the steps; the result does not depend on it.
@@ -165,7 +166,7 @@ def run_steps(
         if step.group is not None:
             where = places.order[step.group.start : step.group.stop]
             order.append(where)
-            outputs.append(_run_expert(experts, hidden[where // num_places], step.group, up, down, planes))
+            outputs.append(_run_expert(experts, hidden[where // num_places], step.group, (up, down), planes))
     result = hidden.new_zeros(top_k_weights.numel(), hidden.shape[-1])
     if outputs:
         # Each place is written once, and the places of a token are summed in one order.
@@ -205,15 +206,14 @@ def _run_expert(
     experts: Any,
     tokens: Tensor,
     group: Group,
-    up: Scratch,
-    down: Scratch,
+    scratch: tuple[Scratch, Scratch],
     planes: tuple[NestedPlanes, NestedPlanes] | None,
 ) -> Tensor:
     up_name, down_name = experts.matrices()
-    inner = _linear(tokens, up, group, None if planes is None else planes[0])
+    inner = _linear(tokens, scratch[0], group, None if planes is None else planes[0])
     inner = inner + getattr(experts, f"{up_name}_bias")[group.expert] if experts.has_bias else inner
     inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
-    outer = _linear(inner, down, group, None if planes is None else planes[1])
+    outer = _linear(inner, scratch[1], group, None if planes is None else planes[1])
     outer = outer + getattr(experts, f"{down_name}_bias")[group.expert] if experts.has_bias else outer
     return experts.post_expert_norm(outer) if experts.has_post_expert_norm else outer
 
@@ -221,7 +221,7 @@ def _run_expert(
 def _linear(tokens: Tensor, scratch: Scratch, group: Group, planes: NestedPlanes | None) -> Tensor:
     if planes is None:
         return nn.functional.linear(tokens, scratch.weight(tokens.dtype))
-    result: Tensor = _NestedLinear.apply(tokens, scratch, planes, group.expert, group.level)
+    result: Tensor = _NestedLinear.apply(tokens, scratch, planes, group)
     return result
 
 
@@ -229,17 +229,13 @@ class _NestedLinear(torch.autograd.Function):
     """tokens [n, C] times a matrix, transposed. The matrix is not kept: the backward pass makes it again."""
 
     @staticmethod
-    def forward(
-        ctx: Any, tokens: Tensor, scratch: Scratch, planes: NestedPlanes, expert: int, level: int
-    ) -> Tensor:
-        ctx.planes = planes
-        ctx.expert = expert
-        ctx.level = level
+    def forward(ctx: Any, tokens: Tensor, scratch: Scratch, planes: NestedPlanes, group: Group) -> Tensor:
+        ctx.planes, ctx.group = planes, group
         return nn.functional.linear(tokens, scratch.weight(tokens.dtype))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         scratch = Scratch()
-        for level in range(ctx.level + 1):
-            scratch.add(level, level_tensors(ctx.planes, level, ctx.expert))
-        return gradient @ scratch.weight(gradient.dtype), None, None, None, None
+        for level in range(ctx.group.level + 1):
+            scratch.add(level, level_tensors(ctx.planes, level, ctx.group.expert))
+        return gradient @ scratch.weight(gradient.dtype), None, None, None

@@ -39,6 +39,7 @@ class MwqConfig(QuantizationConfigMixin):
             that are quantised while they are loaded. Not saved.
         bit_policy: What chooses the width of a token in an expert, set by the functions that make a policy. Saved.
         format_version: Version of the file format.
+        kwargs: None but `quant_method`, which saved configurations have.
 
     Raises:
         ValueError: If a value is out of range.
@@ -67,7 +68,9 @@ class MwqConfig(QuantizationConfigMixin):
     ) -> None:
         kwargs.pop("quant_method", None)
         if kwargs:
-            raise ValueError(f"MwqConfig has no argument {next(iter(kwargs))!r}; see its documentation for those it has")
+            raise ValueError(
+                f"MwqConfig has no argument {next(iter(kwargs))!r}; see its documentation for those it has"
+            )
         self.quant_method = "mwq"
         self.widths = _check_widths(widths)
         self.group_size = group_size
@@ -105,19 +108,26 @@ class MwqConfig(QuantizationConfigMixin):
             raise ValueError("level_weights are all 0; let the error of one width count")
 
     def get_loading_attributes(self) -> dict[str, Any]:
-        """The arguments that apply when a quantised model is loaded: what is not the default."""
+        """Return the arguments that apply when a quantised model is loaded: what is not the default."""
         given = {name: getattr(self, name) for name in _LOADING}
         return {name: value for name, value in given.items() if value}
 
     def at_width(self, max_width: int | None) -> MwqConfig:
-        """The configuration of the planes up to a width."""
+        """Return the configuration of the planes up to a width.
+
+        Args:
+            max_width: One of the widths; None for all.
+
+        Raises:
+            ValueError: If it is none of the widths.
+        """
         if max_width is not None and max_width not in self.widths:
             raise ValueError(f"max_width={max_width!r} is none of the widths {self.widths}; give one of them")
         kept = [width for width in self.widths if max_width is None or width <= max_width]
         return MwqConfig(**{**self.to_dict(), "widths": kept, "expert_budget": self.expert_budget})
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as JSON takes them, without those that say only how to load."""
+        """Return the values as JSON takes them, without those that say only how to load."""
         values = {**super().to_dict(), "widths": list(self.widths)}
         if self.level_weights is not None:
             values["level_weights"] = {str(width): value for width, value in self.level_weights.items()}

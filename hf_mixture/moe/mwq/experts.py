@@ -30,6 +30,7 @@ class NestedExperts(NestedModule):
     mwq_runtime: Any
     mwq_layer: int
     config: Any
+    num_experts: int
 
     def matrices(self) -> tuple[str, ...]:
         return matrix_names(self)
@@ -63,13 +64,13 @@ def nested_class(stock: type[nn.Module]) -> type[nn.Module]:
     return type(stock.__name__, (NestedExperts, stock), {"__module__": stock.__module__, "mwq_stock_class": stock})
 
 
-def weight_shape(experts: nn.Module, name: str) -> tuple[int, ...]:
+def weight_shape(experts: Any, name: str) -> tuple[int, ...]:
     """Shape [E, R, C] of a stock expert matrix, outputs before inputs however the family stores it."""
     shape = tuple(getattr(experts, name).shape)
     return (shape[0], shape[2], shape[1]) if experts.is_transposed else shape
 
 
-def make_nested_experts(experts: nn.Module, widths: tuple[int, ...], group_size: int) -> None:
+def make_nested_experts(experts: Any, widths: tuple[int, ...], group_size: int) -> None:
     """Turn stock experts into nested ones, without values; their weights stay until they are dropped.
 
     Args:
@@ -79,7 +80,7 @@ def make_nested_experts(experts: nn.Module, widths: tuple[int, ...], group_size:
     """
     shapes = {name: weight_shape(experts, name) for name in matrix_names(experts)}
     device = getattr(experts, next(iter(shapes))).device
-    experts.__class__ = nested_class(type(experts))
+    experts.__class__ = nested_class(type(experts))  # type: ignore[arg-type]
     experts.mwq_widths, experts.mwq_width = widths, widths[-1]
     experts.mwq_policy = experts.mwq_runtime = None
     # The stock initialiser of these modules knows their stock weights only.

@@ -122,7 +122,9 @@ def read_header(file: Path) -> dict[str, TensorPlace]:
             if entry["dtype"] in types
         }
     except (ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
-        raise ValueError(f"{file} is not a whole file of planes ({error}); download or save the model again") from error
+        raise ValueError(
+            f"{file} is not a whole file of planes ({error}); download or save the model again"
+        ) from error
 
 
 def check_checksums(files: Sequence[Path], leave_out: tuple[str, ...] = ()) -> None:
@@ -212,13 +214,15 @@ def split_by_width(source: Path, target: Path, widths: Sequence[int], max_shard_
 
 def _open_all(paths: Sequence[Path]) -> tuple[dict[str, Callable[[], Tensor]], list[Any]]:
     files = [safe_open(path, framework="pt") for path in paths]
-    return {name: (lambda f=file, n=name: f.get_tensor(n)) for file in files for name in file.keys()}, files  # noqa: SIM118
+    names = [(name, file) for file in files for name in file.keys()]  # noqa: SIM118 - these are not mappings
+    return {name: functools.partial(file.get_tensor, name) for name, file in names}, files
 
 
 def _write_file(path: Path, tensors: Mapping[str, Tensor], *, with_sums: bool) -> None:
     metadata = {"format": "pt"}
     if with_sums:
-        sums = {name: [zlib.crc32(part.numpy()) for part in _parts(name, tensor)] for name, tensor in tensors.items()}
+        parts = {name: _parts(name, tensor) for name, tensor in tensors.items()}
+        sums = {name: [zlib.crc32(part.numpy().data) for part in some] for name, some in parts.items()}
         metadata[_CHECKSUMS] = json.dumps(sums)
     save_file(dict(tensors), path, metadata=metadata)
 

@@ -15,7 +15,7 @@ class _PackedWeight(Tensor):
     """Bytes that can be looked at, but not taken for a weight."""
 
     @property
-    def data(self) -> Tensor:
+    def data(self) -> Tensor:  # type: ignore[override]
         raise TypeError(
             "the weight of this layer is held as nested planes, which an adapter cannot be merged into; call "
             "dequantize() on the base model first"
@@ -25,13 +25,15 @@ class _PackedWeight(Tensor):
 class NestedLinear(NestedModule, nn.Linear):
     """A linear layer at one width for all tokens. Adapters of PEFT train on top of it."""
 
+    weight_base: Tensor
+
     def matrices(self) -> tuple[str, ...]:
         return ("weight",)
 
     def __getattr__(self, name: str) -> Any:
         # Adapters look at the weight to learn where they belong, and find bytes as in other quantised layers.
         if name == "weight" and name not in self._parameters:
-            return super().__getattr__("weight_base").as_subclass(_PackedWeight)
+            return self.weight_base.as_subclass(_PackedWeight)
         return super().__getattr__(name)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -50,11 +52,11 @@ class _Linear(torch.autograd.Function):
         return nn.functional.linear(tokens, planes.dequantise(dtype=tokens.dtype))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         return gradient @ ctx.planes.dequantise(dtype=gradient.dtype), None
 
 
-def make_nested_linear(layer: nn.Module, widths: tuple[int, ...], group_size: int) -> None:
+def make_nested_linear(layer: Any, widths: tuple[int, ...], group_size: int) -> None:
     """Turn a linear layer into a nested one, without values; its weight stays until it is dropped."""
     planes = empty_planes(tuple(layer.weight.shape), widths, group_size, layer.weight.device)
     weight = layer._parameters.pop("weight")

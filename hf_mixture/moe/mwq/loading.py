@@ -47,7 +47,8 @@ def prepare(model: PreTrainedModel, config: MwqConfig, files: Sequence[Path], *,
     """
     targets = find_targets(model, config)
     experts = {path: module for path, module in targets.items() if not isinstance(module, nn.Linear)}
-    on_disk = any(module.config._experts_implementation == "mwq_offload" for module in experts.values())
+    configs: list[Any] = [module.config for module in experts.values()]
+    on_disk = any(config._experts_implementation == "mwq_offload" for config in configs)
     if not pre_quantized:
         _check_unquantised(model, on_disk)
     for path, module in targets.items():

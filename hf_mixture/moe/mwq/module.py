@@ -23,6 +23,7 @@ class NestedModule:
 
     mwq_widths: tuple[int, ...]
     mwq_width: int
+    _parameters: dict[str, Any]
 
     def matrices(self) -> tuple[str, ...]:
         """Names of the weights that are planes."""

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from hf_mixture.moe.mwq.cache import CacheStatistics, ExpertCache
 from hf_mixture.moe.mwq.compute import Group, Step, choose, run_steps, sort_places
-from hf_mixture.moe.mwq.schedule import ORDERS, Item, needed_items
+from hf_mixture.moe.mwq.experts import matrix_names
 from hf_mixture.moe.mwq.module import level_names
+from hf_mixture.moe.mwq.plane_cache import PlaneCache
+from hf_mixture.moe.mwq.schedule import ORDERS, Item, needed_items
 from hf_mixture.moe.mwq.store import Plane, PlaneKey, PlaneStore
 from hf_mixture.moe.mwq.targets import nested_experts
 
@@ -62,8 +64,8 @@ class OffloadRuntime:
                 f"budget_bytes={cache.budget_bytes} is less than the largest plane of an expert, {least} bytes, which "
                 f"must be in memory to be used; give at least {least}"
             )
-        cache.num_layers = self.num_layers
-        self.cache = cache
+        self.rules = cache
+        self.cache = PlaneCache(cache, self.num_layers)
         self.store.keep_page_cache = cache.keep_page_cache
         self.store.close()
 
@@ -86,11 +88,11 @@ class OffloadRuntime:
         layer = experts.mwq_layer
         keys = [PlaneKey(layer, *item) for item in needed_items(counts)]
         num_bytes = sum(self.store.num_bytes(key) for key in keys)
-        fits = self.cache.budget_bytes is None or num_bytes <= self.cache.budget_bytes
+        fits = self.rules.budget_bytes is None or num_bytes <= self.rules.budget_bytes
         resident = self.cache.resident(layer)
         order = self._order(layer, counts, keys, resident, fits=fits)
         self.cache.start()
-        begin, before = time.perf_counter(), replace(self.cache.statistics)
+        begin, before = time.perf_counter(), replace(self.rules.statistics)
         job: Future[None] | None = None
         if all((key.expert, key.level) in resident for key in keys):
             # Nothing to wait for: a thread would only cost the time to wake it.
@@ -114,22 +116,23 @@ class OffloadRuntime:
 
     def _compare(self, seconds: float, before: CacheStatistics) -> None:
         """Note whether the disk or the computation took longer in a call."""
-        now = self.cache.statistics
+        now = self.rules.statistics
         reading = now.read_seconds - before.read_seconds
         computing = seconds - (now.bubble_seconds - before.bubble_seconds)
-        # Planes of several experts in turn make the computation longer, so that the way back has another threshold.
-        self._disk_is_slower = reading > (0.5 if self._disk_is_slower else 1.0) * computing
+        # Planes of several experts in turn can double the computation, so that the disk has to take twice as long
+        # for them to be worth it; once they are, the longer computation is the measure.
+        self._disk_is_slower = reading > (1.0 if self._disk_is_slower else 2.0) * computing
 
     def _order(
         self, layer: int, counts: dict[Item, int], keys: list[PlaneKey], resident: set[Item], *, fits: bool
     ) -> list[PlaneKey]:
         """All planes of a call: those in memory first, then those to load in the order of the rule.
 
-        While the computation takes longer than the disk, the planes of an expert are loaded together, in the order of
-        the experts' first planes: to begin a matrix again for its next bit costs more than the rule can gain. Where
-        the planes of the call do not fit, that holds for those in memory too.
+        Unless the disk takes much longer than the computation, the planes of an expert are loaded together, in the
+        order of the experts' first planes: to begin a matrix again for its next bit costs more than the rule can gain.
+        Where the planes of the call do not fit, that holds for those in memory too.
         """
-        order = [PlaneKey(layer, *item) for item in ORDERS[self.cache.order](counts, resident)]
+        order = [PlaneKey(layer, *item) for item in ORDERS[self.rules.order](counts, resident)]
         first = [key for key in keys if (key.expert, key.level) in resident]
         if fits and self._disk_is_slower:
             return [*first, *order]
@@ -249,15 +252,13 @@ class _Arrivals:
 
 def attach_runtime(model: PreTrainedModel, files: Sequence[Path], cache: ExpertCache) -> None:
     """Connect the experts of a model with their planes on disk."""
-    layers, modules = [], nested_experts(model)
+    layers: list[list[tuple[tuple[str, ...], tuple[str, ...]]]] = []
+    modules = nested_experts(model)
     for path, module in modules.items():
         widths = module.mwq_widths
-        layers.append(
-            [
-                tuple(level_names(f"{path}.{name}", widths, level) for name in module.matrices())
-                for level in range(len(widths))
-            ]
-        )
+        up, down = (f"{path}.{name}" for name in matrix_names(module))
+        levels = range(len(widths))
+        layers.append([(level_names(up, widths, level), level_names(down, widths, level)) for level in levels])
     runtime = OffloadRuntime(PlaneStore(files, layers), cache, len(layers))
     for place, module in enumerate(modules.values()):
         module.mwq_runtime, module.mwq_layer = runtime, place
@@ -272,6 +273,24 @@ def set_expert_cache(model: PreTrainedModel, cache: ExpertCache) -> None:
 
     Raises:
         ValueError: If its budget is smaller than the largest plane, or the experts are not on disk.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from transformers import MixtralConfig, MixtralForCausalLM
+        >>> from hf_mixture import ExpertCache, MwqConfig, cache_statistics, quantise_experts, set_expert_cache
+        >>> model = MixtralForCausalLM(MixtralConfig(
+        ...     vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        ...     num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+        ... ))
+        >>> quantise_experts(model, MwqConfig(group_size=16))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     on_disk = MixtralForCausalLM.from_pretrained(folder, experts_implementation="mwq_offload")
+        ...     set_expert_cache(on_disk, ExpertCache(budget_bytes=1200))
+        ...     with torch.no_grad():
+        ...         _ = on_disk(torch.arange(32)[None])
+        >>> cache_statistics(on_disk).peak_bytes <= 1200
+        True
     """
     _runtime_of(model).use_cache(cache)
 
@@ -284,8 +303,17 @@ def cache_statistics(model: PreTrainedModel) -> CacheStatistics:
 
     Returns:
         The live statistics of its cache.
+
+    Example:
+        ```python
+        >>> from hf_mixture import ExpertCache
+        >>> cache = ExpertCache(budget_bytes=2**26)  # cache_statistics(model) after set_expert_cache(model, cache)
+        >>> cache.statistics.bytes_read
+        0
+
+        ```
     """
-    return _runtime_of(model).cache.statistics
+    return _runtime_of(model).rules.statistics
 
 
 def _runtime_of(model: PreTrainedModel) -> OffloadRuntime:

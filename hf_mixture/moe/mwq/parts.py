@@ -61,5 +61,5 @@ class PartsFolder:
 
     def _path(self, name: str, weight: Tensor) -> Path:
         digest = hashlib.sha256(f"{name} {self._how} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return self._folder / f"{name[-80:]}-{digest.hexdigest()[:24]}.safetensors"

@@ -156,7 +156,8 @@ def add_level_(weight: Tensor, sign: Tensor, scale: Tensor) -> Tensor:
 def row_tiles(weight: Tensor) -> Iterator[tuple[int, int]]:
     """Split the rows of a weight [R, C] so that what is computed on the way stays in the cache of a processor.
 
-    Without it the time goes into new pages of memory for each intermediate result. Other devices take all rows at once.
+    Without it the time goes into new pages of memory for each intermediate result. Other devices take all rows at
+    once.
     """
     rows, columns = weight.shape
     step = max(1, _TILE // columns) if weight.device.type == "cpu" else rows

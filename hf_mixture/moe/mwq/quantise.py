@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from hf_mixture.moe.mwq.calibration import collect_moments
 from hf_mixture.moe.mwq.compensate import Compensation, fit_compensated
 from hf_mixture.moe.mwq.config import MwqConfig
-from hf_mixture.moe.mwq.module import drop_weight, set_planes
 from hf_mixture.moe.mwq.fit import fit_planes
+from hf_mixture.moe.mwq.module import drop_weight, set_planes
 from hf_mixture.moe.mwq.parts import PartsFolder
 from hf_mixture.moe.mwq.planes import NestedPlanes
 from hf_mixture.moe.mwq.targets import find_targets, make_nested, oriented, weights_of

@@ -127,7 +127,7 @@ def mwq_offload(experts: Any, hidden_states: Any, top_k_index: Any, top_k_weight
     runtime = getattr(experts, "mwq_runtime", None)
     if runtime is None:
         raise TypeError(
-            f'{type(experts).__name__} has no planes on disk; load a model that was saved with MwqConfig with '
+            f"{type(experts).__name__} has no planes on disk; load a model that was saved with MwqConfig with "
             'from_pretrained(folder, experts_implementation="mwq_offload")'
         )
     return runtime.run(experts, hidden_states, top_k_index, top_k_weights)

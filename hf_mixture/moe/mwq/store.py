@@ -58,9 +58,7 @@ class PlaneStore:
         self._layers = layers
         for name in (name for layer in layers for level in layer for matrix in level for name in matrix):
             if name not in self._places:
-                raise ValueError(
-                    f"{name} is in none of the files of the model; download or save the model again"
-                )
+                raise ValueError(f"{name} is in none of the files of the model; download or save the model again")
             if not self._places[name].checksums:
                 raise ValueError(f"{name} in {self._places[name].file} has no checksums; save the model again")
         self._sizes = [
@@ -107,7 +105,7 @@ class PlaneStore:
     def _read(self, name: str, expert: int) -> Tensor:
         place = self._places[name]
         data = torch.empty(place.num_bytes, dtype=torch.uint8)
-        view = memoryview(data.numpy())
+        view = data.numpy().data
         descriptor = self._descriptor(place.file)
         start = place.start + expert * place.num_bytes
         done = 0

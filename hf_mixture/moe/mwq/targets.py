@@ -138,7 +138,7 @@ def _is_left_out(path: str, config: MwqConfig) -> bool:
     return any(f".{name}." in dotted for name in config.modules_to_not_convert)
 
 
-def _problem(module: nn.Module, config: MwqConfig) -> str:
+def _problem(module: Any, config: MwqConfig) -> str:
     is_linear = isinstance(module, nn.Linear)
     if not is_linear and (problem := interface_problem(module)) is not None:
         return problem

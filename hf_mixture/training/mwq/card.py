@@ -29,6 +29,7 @@ def write_card(folder: Path, results: Mapping[str, Any], *, recipe: MwqRecipe) -
         tags=["d2moe", "hf-mixture", "mixture-of-experts", "mwq", "quantized"],
     )
     widths = recipe.planes.widths
+    budget = int(recipe.speed.budget * results["parameters"]["experts"])
     lines = [
         f"# {results['name']}",
         "",
@@ -55,7 +56,7 @@ def write_card(folder: Path, results: Mapping[str, Any], *, recipe: MwqRecipe) -
         "# The experts stay on disk, with at most so many bytes of them in memory.",
         "AutoModelForCausalLM.from_pretrained(",
         '    ".", experts_implementation="mwq_offload",',
-        f"    quantization_config=MwqConfig(expert_budget={int(recipe.speed.budget * results['parameters']['experts'])}),",
+        f"    quantization_config=MwqConfig(expert_budget={budget}),",
         ")",
         "```",
         "",

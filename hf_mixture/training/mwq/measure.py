@@ -5,12 +5,15 @@ Rows are named by how the experts are held and at which width they run.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 from hf_mixture._extras import is_installed
+from hf_mixture.moe.mwq.cache import Eviction
+from hf_mixture.moe.mwq.schedule import Order
 from hf_mixture.training.mwq.parts import FULL, NESTED, MwqRun, load, routed, scores, separate
 
 
@@ -36,12 +39,12 @@ def systems(run: MwqRun) -> dict[str, Callable[[], Any]]:
     if is_installed("bitsandbytes"):
         found["bitsandbytes nf4"] = lambda: load(run, FULL, quantization_config=_nf4())
     for width in run.recipe.planes.widths:
-        found[f"only {width} bits"] = lambda width=width: load(run, separate(width))
+        found[f"only {width} bits"] = functools.partial(load, run, separate(width))
     for width in run.recipe.planes.widths:
-        found[f"nested at {width} bits"] = lambda width=width: nested_at(width)
+        found[f"nested at {width} bits"] = functools.partial(nested_at, width)
     found["nested, by gate and error"] = lambda: _by_gate_and_error(run)
     for alpha in run.recipe.bit_routers.alphas:
-        found[f"nested, bit routers, alpha {alpha:g}"] = lambda alpha=alpha: load(run, routed(alpha))
+        found[f"nested, bit routers, alpha {alpha:g}"] = functools.partial(load, run, routed(alpha))
     return found
 
 
@@ -60,7 +63,9 @@ def measure_quality(run: MwqRun) -> None:
         if nested:
             average_bits(model)
         found = {"bits_per_byte": scores(run, model, name)}
-        run.finish(part, found | {"bits": average_bits(model) if nested else None, "expert_bytes": expert_bytes(model)})
+        run.finish(
+            part, found | {"bits": average_bits(model) if nested else None, "expert_bytes": expert_bytes(model)}
+        )
 
 
 def expert_bytes(model: Any) -> int:
@@ -75,16 +80,18 @@ def expert_bytes(model: Any) -> int:
     return total
 
 
-def offloaded(run: MwqRun) -> dict[str, tuple[int, dict[str, str]]]:
+def offloaded(run: MwqRun) -> dict[str, tuple[int, Order, Eviction]]:
     """The systems on disk, by row: bytes of the budget, and the rules of the cache."""
     speed, eight_bits = run.recipe.speed, run.plan.expert_parameters
     roomy, tight = (int(part * eight_bits) for part in (speed.budget, speed.tight_budget))
-    rows: dict[str, tuple[int, dict[str, str]]] = {
-        f"on disk, {speed.budget:.0%} of 8 bits": (roomy, {"order": "hebf", "eviction": "high_bits_first"})
+    label = f"on disk, {speed.tight_budget:.0%}"
+    return {
+        f"on disk, {speed.budget:.0%} of 8 bits": (roomy, "hebf", "high_bits_first"),
+        f"{label}, hebf, high_bits_first": (tight, "hebf", "high_bits_first"),
+        f"{label}, expert_id, high_bits_first": (tight, "expert_id", "high_bits_first"),
+        f"{label}, hebf, lru": (tight, "hebf", "lru"),
+        f"{label}, hebf, static": (tight, "hebf", "static"),
     }
-    for order, eviction in (("hebf", "high_bits_first"), ("expert_id", "high_bits_first"), ("hebf", "lru"), ("hebf", "static")):
-        rows[f"on disk, {speed.tight_budget:.0%}, {order}, {eviction}"] = tight, {"order": order, "eviction": eviction}
-    return rows
 
 
 def measure_speed(run: MwqRun) -> None:
@@ -93,7 +100,7 @@ def measure_speed(run: MwqRun) -> None:
     from tqdm.auto import tqdm
 
     from hf_mixture.moe.mwq.cache import ExpertCache
-    from hf_mixture.moe.mwq.offload import cache_statistics, set_expert_cache
+    from hf_mixture.moe.mwq.offload import set_expert_cache
 
     if "speed" in run.journal.finished:
         return
@@ -103,11 +110,12 @@ def measure_speed(run: MwqRun) -> None:
     prompt = windows.input_ids.flatten()[None, : spec.prompt_tokens]
     models = {name: build() for name, build in systems(run).items()}
     alpha = run.recipe.bit_routers.alphas[0]
-    for name, (budget, rules) in offloaded(run).items():
-        model = load(run, routed(alpha), experts_implementation="mwq_offload")
+    caches: dict[str, ExpertCache] = {}
+    for name, (budget, order, eviction) in offloaded(run).items():
+        models[name] = load(run, routed(alpha), experts_implementation="mwq_offload")
         # The page cache is left out: what is not in the budget comes from the disk.
-        set_expert_cache(model, ExpertCache(budget, keep_page_cache=False, **rules))
-        models[name] = model
+        caches[name] = ExpertCache(budget, order=order, eviction=eviction, keep_page_cache=False)
+        set_expert_cache(models[name], caches[name])
     options = {"max_new_tokens": spec.new_tokens, "min_new_tokens": spec.new_tokens, "do_sample": False}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     names = list(models)
@@ -120,19 +128,19 @@ def measure_speed(run: MwqRun) -> None:
                 answers[name] = models[name].generate(prompt, **options)
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - start)
-            elif name in offloaded(run):
-                cache_statistics(models[name]).__init__()
+            elif name in caches:
+                caches[name].reset()
     expected = answers[f"nested, bit routers, alpha {alpha:g}"]
     rows: dict[str, Any] = {}
     for name, samples in seconds.items():
         rates = [spec.new_tokens / sample for sample in samples]
         ratios = [base / sample for base, sample in zip(seconds["bfloat16"], samples, strict=True)]
         rows[name] = {"tokens_per_second": statistics.median(rates), "of_bfloat16": statistics.median(ratios)}
-        if name in offloaded(run):
+        if name in caches:
             if not torch.equal(answers[name], expected):
                 raise RuntimeError(f"{name}: experts on disk answered differently from the same experts in memory")
             memory = seconds[f"nested, bit routers, alpha {alpha:g}"]
-            statistic = vars(cache_statistics(models[name]))
+            statistic = vars(caches[name].statistics)
             rows[name] |= {"cache": statistic, "of_memory": _median_ratio(memory, samples)}
             rows[name]["expert_bytes"] = statistic["peak_bytes"]
     first, second = (name for name in offloaded(run) if "hebf, high" in name or "expert_id" in name)

@@ -65,7 +65,7 @@ def test_straight_through_has_the_gradient_of_the_mean_over_widths():
     hidden, index, gates = torch.randn(6, 8), torch.randint(0, 2, (6, 2)), torch.rand(6, 2)
     value = torch.randn(6, 2, 3)
     choice = router(hidden, index, gates)
-    assert choice.index.shape == choice.levels.shape == (6, 6)
+    assert choice.experts.shape == choice.levels.shape == (6, 6)
     ours = (choice.weights.view(6, 2, 3) * value).sum()
     chosen = router.scores(hidden, index, gates).argmax(-1, keepdim=True)
     torch.testing.assert_close(ours, (value.gather(-1, chosen).squeeze(-1) * gates).sum())

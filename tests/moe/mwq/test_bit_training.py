@@ -54,7 +54,9 @@ def test_a_bit_that_costs_more_is_chosen_less(tmp_path):
         model = trainer.model.eval()
         average_bits(model)
         logits(model)
-        counts = [sum(c) for c in zip(*(m.mwq_policy.take_counts() for m in nested_experts(model).values()), strict=True)]
+        counts = [
+            sum(c) for c in zip(*(m.mwq_policy.take_counts() for m in nested_experts(model).values()), strict=True)
+        ]
         shares.append(counts[0] / sum(counts))
         bits.append(trainer.state.log_history[-2]["bits/expected"])
         for name, tensor in before.items():

@@ -73,7 +73,7 @@ def test_the_base_suits_all_levels(draw):
     whole_range = {"gaussian": (0.2535, 0.0630, 0.0157), "student": (0.3647, 0.1127, 0.0319)}[draw]
     best_for_two = {"gaussian": (0.1360, 0.0480, 0.0224), "student": (0.2051, 0.0894, 0.0529)}[draw]
     planes = fit_planes(weight, (2, 3, 4), 128)
-    found = [float((error.sum() / weight.square().sum())) for error in errors(planes, weight)]
+    found = [float(error.sum() / weight.square().sum()) for error in errors(planes, weight)]
     assert all(ours < theirs for ours, theirs in zip(found, whole_range, strict=True))
     assert found[1] < best_for_two[1]
     assert found[2] < best_for_two[2] / 2

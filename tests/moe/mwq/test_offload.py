@@ -1,4 +1,4 @@
-"""Experts on disk: the same bits as in memory whatever the budget, order and rule; and what happens when disks fail."""
+"""Experts on disk: the same bits as in memory whatever the budget, order and rule, and disks that fail."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tiny_planes import full_model, inputs, logits, mix_widths, nested_model
 from hf_mixture.moe.mwq.cache import ExpertCache
 from hf_mixture.moe.mwq.config import MwqConfig
 from hf_mixture.moe.mwq.offload import cache_statistics, set_expert_cache
+from hf_mixture.moe.mwq.plane_cache import PlaneCache
 from hf_mixture.moe.mwq.store import PlaneKey
 from hf_mixture.moe.mwq.targets import nested_experts
 
@@ -73,7 +74,7 @@ def test_the_same_bits_within_every_budget(on_disk, expected, order, eviction):
 
 def test_random_budgets_and_texts(folder):
     model, memory = mix_widths(load(folder)), mix_widths(nested_model())
-    store, generator = store_of(model), random.Random(0)
+    store, generator = store_of(model), random.Random(0)  # noqa: S311 - sampling
     for _ in range(20):
         budget = generator.randrange(store.largest_plane(), store.total_bytes())
         set_expert_cache(model, ExpertCache(budget, eviction=generator.choice(["high_bits_first", "lru"])))
@@ -244,8 +245,7 @@ def test_caches_check_their_arguments(options, said):
 
 def evicted_first(eviction, uses, *, layer):
     """Which of four planes of 10 bytes goes when a fifth needs room."""
-    cache = ExpertCache(40, eviction=eviction)
-    cache.num_layers = 3
+    cache = PlaneCache(ExpertCache(40, eviction=eviction), num_layers=3)
     for key in uses:
         assert cache.acquire(key, 10, lambda key: ((), ()))
         cache.release(key)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from moe_families import MOE_FAMILIES, build_tiny_moe
 from safetensors.torch import load_file
-from tiny_planes import CONFIG, full_model, inputs, logits, nested_model
+from tiny_planes import CONFIG, full_model, logits
 
 from hf_mixture.moe.anatomy import UnsupportedRouterError
 from hf_mixture.moe.mwq import fit, quantise
@@ -126,7 +126,9 @@ def test_what_is_refused_changes_nothing():
     with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.experts\.down_proj cannot be quantised: .* nan"):
         quantise_experts(model, MwqConfig(**CONFIG))
     with torch.no_grad():
-        model.model.layers[1].mlp.experts.down_proj[3, 0, 0] = full_model().model.layers[1].mlp.experts.down_proj[3, 0, 0]
+        model.model.layers[1].mlp.experts.down_proj[3, 0, 0] = (
+            full_model().model.layers[1].mlp.experts.down_proj[3, 0, 0]
+        )
     assert torch.equal(logits(model), before)
     quantise_experts(model, MwqConfig(**CONFIG))
     with pytest.raises(ValueError, match="is quantised already"):

@@ -71,9 +71,7 @@ def test_the_plan_is_printed_and_nothing_written(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_that_cannot_be_quantised_is_refused_first(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_that_cannot_be_quantised_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_recipe(tmp_path, tiny_mwq(tmp_path))
     assert main(["mwq", "run", str(path), "--planes.group_size", "64"]) != 0
     assert "group_size=64 does not divide the 32 inputs" in capsys.readouterr().err

@@ -78,7 +78,9 @@ def test_rows_are_those_of_the_saved_models(home: Path) -> None:
         found = {name: bits_per_byte(total_nats(model, held), held.num_bytes) for name, held in windows.items()}
         return 0.75 * found["code"] + 0.25 * found["prose"]
 
-    assert rows["float32"]["bits_per_byte"] == pytest.approx(score(AutoModelForCausalLM.from_pretrained(folder / "full")))
+    assert rows["float32"]["bits_per_byte"] == pytest.approx(
+        score(AutoModelForCausalLM.from_pretrained(folder / "full"))
+    )
     nested = AutoModelForCausalLM.from_pretrained(folder / "nested")
     for width in (2, 3, 4):
         set_bit_budget(nested, width)
@@ -87,7 +89,10 @@ def test_rows_are_those_of_the_saved_models(home: Path) -> None:
         assert row["bits"] == width
         files = [folder / "nested" / f"mwq-{level}.safetensors" for level in range(2, width + 1)]
         assert row["disk_bytes"] == sum(file.stat().st_size for file in files)
-        assert rows[f"only {width} bits"]["disk_bytes"] == (folder / f"only-{width}" / f"mwq-{width}.safetensors").stat().st_size
+        assert (
+            rows[f"only {width} bits"]["disk_bytes"]
+            == (folder / f"only-{width}" / f"mwq-{width}.safetensors").stat().st_size
+        )
     routed = AutoModelForCausalLM.from_pretrained(folder / "routed-0.5")
     assert rows["nested, bit routers, alpha 0.5"]["bits_per_byte"] == pytest.approx(score(routed))
     assert 2.0 <= rows["nested, bit routers, alpha 0.5"]["bits"] <= 4.0
@@ -104,7 +109,16 @@ def test_memory_stays_within_the_budget(home: Path) -> None:
     assert results["reload"].keys() == {"full", "nested", "routed-0.1"}
 
 
-UNSTEADY = ("tokens_per_second", "of_bfloat16", "of_memory", "ratio", "ratios", "cache", "read_seconds", "bubble_seconds")
+UNSTEADY = (
+    "tokens_per_second",
+    "of_bfloat16",
+    "of_memory",
+    "ratio",
+    "ratios",
+    "cache",
+    "read_seconds",
+    "bubble_seconds",
+)
 
 
 def steady(value: Any) -> Any:
