@@ -21,7 +21,7 @@ help:
 	@echo "make quality     lint, types, import rules, documentation of the public names"
 	@echo "make style       format the code"
 	@echo "make bench       measure and write benchmarks/results/*.json"
-	@echo "make recipes     run the recipes whose results the README shows (about 30 minutes)"
+	@echo "make recipes     run the recipes whose results the README shows (about 40 minutes)"
 	@echo "make corpora     download seven domains of real text from Debian packages, for end-to-end"
 	@echo "make end-to-end  search mixtures on them and compare with natural and stratified sampling (about 20 minutes)"
 	@echo "make readme      write the tables of the README from benchmarks/results/*.json and the list of methods"
@@ -66,8 +66,9 @@ bench: $(STAMP)
 
 recipes: $(STAMP)
 	$(BIN)/hf-mixture mote run mote_refusal --resume
+	$(BIN)/hf-mixture mwq run d2moe --resume
 	$(BIN)/hf-mixture thoughts mot_domains --resume
-	$(BIN)/python benchmarks/recipe_results.py runs/mote_refusal runs/mot_domains
+	$(BIN)/python benchmarks/recipe_results.py runs/mote_refusal runs/d2moe runs/mot_domains
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)

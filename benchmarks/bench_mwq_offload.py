@@ -24,7 +24,7 @@ from common import print_table, summarise, time_interleaved, write
 from hf_mixture.moe.mwq.budget import calibrate_bits, set_bit_budget
 from hf_mixture.moe.mwq.cache import ExpertCache
 from hf_mixture.moe.mwq.config import MwqConfig
-from hf_mixture.moe.mwq.offload import cache_statistics, set_expert_cache
+from hf_mixture.moe.mwq.offload import set_expert_cache
 from hf_mixture.moe.mwq.quantise import quantise_experts
 
 
@@ -110,7 +110,7 @@ def main() -> None:
         }
         settings = [(limit, budget) for limit in [None, *arguments.read_limits] for budget in arguments.budgets]
         for limit, budget in settings:
-            models = {}
+            models, rules = {}, {}
             for name, (order, eviction) in SYSTEMS.items():
                 models[name] = Qwen3MoeForCausalLM.from_pretrained(
                     Path(folder), experts_implementation="mwq_offload"
@@ -122,6 +122,7 @@ def main() -> None:
                     keep_page_cache=False,
                 )
                 set_expert_cache(models[name], cache)
+                rules[name] = cache
             for task, ids in prompts.items():
                 disk = "" if limit is None else f"{limit:g} MB/s, "
                 label = f"{disk}budget {budget:.0%}, {task}"
@@ -138,13 +139,13 @@ def main() -> None:
                 expected = run(memory)
                 for name, model in models.items():
                     assert torch.equal(run(model), expected), f"{label}: {name} computed something else"
-                    next(iter([cache_statistics(model)])).__init__()  # type: ignore[misc]
+                    rules[name].reset()
                 candidates = {name: lambda model=model, run=run: run(model) for name, model in models.items()}
                 candidates["in memory"] = lambda run=run: run(memory)
                 with limited_disk(folder, limit):
                     times = time_interleaved(candidates, rounds=arguments.rounds, title=label).wall
                 for name in SYSTEMS:
-                    statistics = vars(cache_statistics(models[name])).copy()
+                    statistics = vars(rules[name].statistics).copy()
                     caches[f"{label}: {name}"] = statistics
                     # Speed as tokens per second: above 1 the first is faster.
                     for other in ("in memory", "expert_id"):

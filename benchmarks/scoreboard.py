@@ -161,6 +161,38 @@ def patch_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def planes_rows(result: dict[str, Any]) -> Rows:
+    rows: dict[str, dict[str, Any]] = {}
+    for name, row in result["wall_time_ratios"].items():
+        setting, _, pair = name.partition(": ")
+        rows.setdefault(setting, {"a layer": setting})[f"time of {pair}"] = _quartiles(row)
+    return list(rows.values())
+
+
+def offload_rows(result: dict[str, Any]) -> Rows:
+    rows: dict[str, dict[str, Any]] = {}
+    for name, row in result["token_rate_ratios"].items():
+        setting, _, pair = name.rpartition(": ")
+        if pair in ("hebf / in memory", "hebf / expert_id", "hebf, lru / expert_id"):
+            rows.setdefault(setting, {"setting": setting})[f"tokens/s, {pair}"] = _quartiles(row)
+    return list(rows.values())
+
+
+def bits_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "experts": row["name"],
+            "bits": "" if row["bits"] is None else f"{row['bits']:.2f}",
+            "bytes on disk": f"{row['disk_bytes']:,}",
+            "peak bytes in memory": f"{row['expert_bytes']:,}",
+            "bits per byte": f"{row['bits_per_byte']:.4f}",
+            "tokens/s": f"{row['tokens_per_second']:.0f}",
+            "of bfloat16": f"{row['of_bfloat16']:.2f}",
+        }
+        for row in result["rows"]
+    ]
+
+
 def thoughts_latency_rows(result: dict[str, Any]) -> Rows:
     return [
         {
@@ -225,7 +257,7 @@ def _spread(ratios: dict[str, dict[str, float]], key: str) -> str:
 
 
 # What a reader has to know of a result that has no `setting`.
-SETTINGS = ("sources", "proxies", "steps", "layers", "tokens_of_a_row", "rows_of_a_batch", "rounds")
+SETTINGS = ("sources", "proxies", "steps", "layers", "experts", "hidden", "inner", "tokens_of_a_row", "rows_of_a_batch", "rounds")
 
 # Name of the result file -> heading and rows, in the order of the README.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
@@ -240,6 +272,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "end_to_end_aioli": ("Aioli on real text: mean loss of seven domains", end_to_end_rows),
     "mote_patch": ("A model with experts switched off", patch_rows),
     "mote_refusal": ("Experts of refusals switched off and on, in a tiny model", edits_rows),
+    "d2moe": ("A small sparse model with its experts at every width, in memory and on disk", bits_rows),
+    "mwq_experts": ("Experts computed from packed planes / in other ways", planes_rows),
+    "mwq_offload": ("Experts on disk, page cache left out", offload_rows),
     "mot_latency": (
         "A mixture of thoughts: a decoding step / the primary alone, prefill / sum of members",
         thoughts_latency_rows,

@@ -60,6 +60,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         kind="experts",
         paper="D2MoE, arXiv 2504.15299",
         plug_point="from_pretrained(..., quantization_config=MwqConfig(...))",
+        status="available",
     ),
     MethodInfo(
         name="Hecate",

@@ -6,14 +6,14 @@ matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hf_mixture.moe.mwq.bit_policy import Choice
-from hf_mixture.moe.mwq.planes import NestedPlanes, add_level_, base_weight, row_tiles
+from hf_mixture.moe.mwq.planes import NestedPlanes, Workspace, row_tiles
 
 
 # The tensors of one level of one matrix: base, offset and scale, or sign and scale.
@@ -160,9 +160,8 @@ def run_steps(
     up, down = Scratch(), Scratch()
     order, outputs = [], []
     for step in steps:
-        for offset, (up_level, down_level) in enumerate(step.levels):
-            up.add(step.first + offset, up_level)
-            down.add(step.first + offset, down_level)
+        up.add(step.first, [level[0] for level in step.levels])
+        down.add(step.first, [level[1] for level in step.levels])
         if step.group is not None:
             where = places.order[step.group.start : step.group.stop]
             order.append(where)
@@ -183,23 +182,37 @@ class Scratch:
 
     def __init__(self) -> None:
         self._weight: Tensor | None = None
+        self._other_type: Tensor | None = None
+        self._workspace: Workspace | None = None
 
-    def add(self, level: int, tensors: LevelTensors) -> None:
-        """Begin the matrix with level 0, or add the next level."""
-        packed = tensors[0]
-        if self._weight is None:
+    def add(self, first: int, levels: Sequence[LevelTensors]) -> None:
+        """Add levels to the matrix.
+
+        Args:
+            first: The level of the first of them; with 0 the matrix is begun anew.
+            levels: The tensors of each level, in ascending order.
+        """
+        packed = levels[0][0]
+        if self._weight is None or self._workspace is None:
             self._weight = torch.empty(packed.shape[-2], 8 * packed.shape[-1], device=packed.device)
+            self._workspace = Workspace(packed.device)
         for start, stop in row_tiles(self._weight):
-            tile = [tensor.narrow(-2, start, stop - start) for tensor in tensors]
-            if level == 0:
-                self._weight[start:stop] = base_weight(*tile)
-            else:
-                add_level_(self._weight[start:stop], *tile)
+            tile = self._weight[start:stop]
+            for level, tensors in enumerate(levels, first):
+                rows = [tensor.narrow(-2, start, stop - start) for tensor in tensors]
+                if level == 0:
+                    self._workspace.set_base_(tile, *rows)
+                else:
+                    self._workspace.add_level_(tile, *rows)
 
     def weight(self, dtype: torch.dtype) -> Tensor:
-        """The matrix, until the next call of `add`."""
+        """The matrix, until the next call."""
         assert self._weight is not None  # noqa: S101 - the first step of an expert begins it
-        return self._weight.to(dtype)
+        if dtype == self._weight.dtype:
+            return self._weight
+        if self._other_type is None:
+            self._other_type = torch.empty_like(self._weight, dtype=dtype)
+        return self._other_type.copy_(self._weight)
 
 
 def _run_expert(
@@ -236,6 +249,5 @@ class _NestedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         scratch = Scratch()
-        for level in range(ctx.group.level + 1):
-            scratch.add(level, level_tensors(ctx.planes, level, ctx.group.expert))
+        scratch.add(0, [level_tensors(ctx.planes, level, ctx.group.expert) for level in range(ctx.group.level + 1)])
         return gradient @ scratch.weight(gradient.dtype), None, None, None

@@ -68,10 +68,18 @@ class NestedPlanes:
         lead, (rows, packed) = planes.base.shape[:-3], planes.base.shape[-2:]
         weight = torch.empty(*lead, rows, 8 * packed, dtype=dtype, device=planes.base.device)
         flat = [tensor.reshape(-1, *tensor.shape[len(lead) :]) for tensor in planes.tensors()]
+        workspace = Workspace(weight.device)
+        tile: Tensor | None = None
         for index, target in enumerate(weight.view(-1, rows, 8 * packed)):
             one = planes.of([tensor[index] for tensor in flat])
             for start, stop in row_tiles(target):
-                target[start:stop] = one.rows(start, stop).compute()
+                if dtype == torch.float32:
+                    one.rows(start, stop).compute_(target[start:stop], workspace)
+                    continue
+                tile = torch.empty(stop - start, 8 * packed, device=weight.device) if tile is None else tile
+                part = tile[: stop - start]
+                one.rows(start, stop).compute_(part, workspace)
+                target[start:stop] = part
         return weight
 
     def tensors(self) -> list[Tensor]:
@@ -88,12 +96,11 @@ class NestedPlanes:
         """Some rows, without copying."""
         return self.of([tensor.narrow(-2, start, stop - start) for tensor in self.tensors()])
 
-    def compute(self) -> Tensor:
-        """The weight at the last width, float32, all at once."""
-        weight = base_weight(self.base, self.offset, self.scales[0])
+    def compute_(self, weight: Tensor, workspace: Workspace) -> None:
+        """Write the weight at the last width into float32 [R, C], of planes without leading dimensions."""
+        workspace.set_base_(weight, self.base, self.offset, self.scales[0])
         for sign, scale in zip(self.signs, self.scales[1:], strict=True):
-            add_level_(weight, sign, scale)
-        return weight
+            workspace.add_level_(weight, sign, scale)
 
 
 def pack_bits(bits: Tensor) -> Tensor:
@@ -111,46 +118,72 @@ def pack_bits(bits: Tensor) -> Tensor:
 
 def unpack_bits(packed: Tensor) -> Tensor:
     """Undo `pack_bits`: uint8 of 0 and 1 [..., C] from bytes [..., C / 8]."""
-    return _lookup(packed, _bit_table(packed.device)).view(torch.uint8)
+    words = _bit_table(packed.device).index_select(0, packed.reshape(-1).int())
+    return words.view(packed.shape).view(torch.uint8)
 
 
-def base_weight(base: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
-    """The weight at the first width: offset + scale x codes.
-
-    Args:
-        base: [..., b, R, C / 8].
-        offset: [..., R, G].
-        scale: [..., R, G].
-
-    Returns:
-        float32 [..., R, C].
-    """
-    table = _bit_table(base.device)
-    codes = _lookup(base.select(-3, 0), table)
-    for bit in range(1, base.shape[-3]):
-        # Eight codes in an int64: no code overflows its byte, so one shift moves all eight.
-        codes |= _lookup(base.select(-3, bit), table) << bit
-    groups = codes.view(torch.uint8).unflatten(-1, (offset.shape[-1], -1)).float()
-    # Two passes in place: `addcmul` with operands that are broadcast along the columns takes twice their time.
-    return groups.mul_(scale.float().unsqueeze(-1)).add_(offset.float().unsqueeze(-1)).flatten(-2)
-
-
-def add_level_(weight: Tensor, sign: Tensor, scale: Tensor) -> Tensor:
-    """Add one level to a weight in place: scale x (+1 or -1).
+class Workspace:
+    """Memory in which rows of planes become numbers, allocated once for all rows of a device.
 
     Args:
-        weight: float32 [..., R, C], the weight at the width below.
-        sign: [..., R, C / 8].
-        scale: [..., R, G].
-
-    Returns:
-        The same tensor, now the weight at the width of this level.
+        device: Where the planes are.
     """
-    scale = scale.float().unsqueeze(-1)
-    bits = _lookup(sign, _bit_table(sign.device)).view(torch.uint8).unflatten(-1, (scale.shape[-2], -1)).float()
-    # 2 s - s and 0 - s: +s and -s exactly.
-    weight += bits.mul_(2 * scale).sub_(scale).flatten(-2)
-    return weight
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._size = 0
+
+    def set_base_(self, rows: Tensor, base: Tensor, offset: Tensor, scale: Tensor) -> None:
+        """Set rows of a weight to its first width: offset + scale x codes.
+
+        Args:
+            rows: float32 [R, C], contiguous.
+            base: [b, R, C / 8].
+            offset: [R, G].
+            scale: [R, G].
+        """
+        self._reserve(rows.numel())
+        words = self._look_up(base[0], 0, self._words)
+        for bit in range(1, len(base)):
+            # Eight codes in an int64: no code overflows its byte.
+            words |= self._look_up(base[bit], bit, self._more_words)
+        groups = rows.view(len(rows), scale.shape[-1], -1)
+        # Two passes in place: `addcmul` with operands that are broadcast along the columns takes twice their time.
+        torch.mul(self._numbers(words, groups), scale.float().unsqueeze(-1), out=groups)
+        groups.add_(offset.float().unsqueeze(-1))
+
+    def add_level_(self, rows: Tensor, sign: Tensor, scale: Tensor) -> None:
+        """Add one level to rows of a weight: scale x (+1 or -1).
+
+        Args:
+            rows: float32 [R, C], contiguous, the weight at the width below.
+            sign: [R, C / 8].
+            scale: [R, G].
+        """
+        self._reserve(rows.numel())
+        groups = rows.view(len(rows), scale.shape[-1], -1)
+        step = scale.float().unsqueeze(-1)
+        bits = self._numbers(self._look_up(sign, 0, self._words), groups)
+        # 2 s - s and 0 - s: +s and -s exactly.
+        groups += bits.mul_(2 * step).sub_(step)
+
+    def _reserve(self, num_weights: int) -> None:
+        if self._size < num_weights:
+            self._size = num_weights
+            self._index = torch.empty(num_weights // 8, dtype=torch.int32, device=self._device)
+            self._words = torch.empty(num_weights // 8, dtype=torch.int64, device=self._device)
+            self._more_words = torch.empty_like(self._words)
+            self._floats = torch.empty(num_weights, dtype=torch.float32, device=self._device)
+
+    def _look_up(self, packed: Tensor, shift: int, out: Tensor) -> Tensor:
+        """Eight bytes, as one int64, for each byte: a gather of words, and no arithmetic on single bits."""
+        index, words = self._index[: packed.numel()], out[: packed.numel()]
+        index.copy_(packed.reshape(-1))
+        torch.index_select(_bit_table(packed.device, shift), 0, index, out=words)
+        return words
+
+    def _numbers(self, words: Tensor, like: Tensor) -> Tensor:
+        return self._floats[: like.numel()].copy_(words.view(torch.uint8)).view(like.shape)
 
 
 def row_tiles(weight: Tensor) -> Iterator[tuple[int, int]]:
@@ -182,13 +215,8 @@ def num_bytes(shape: Sequence[int], widths: Sequence[int], group_size: int) -> i
     return num_weights * widths[-1] // 8 + 2 * (len(widths) + 1) * num_weights // group_size
 
 
-def _lookup(packed: Tensor, table: Tensor) -> Tensor:
-    """Eight bytes, as one int64, for each byte: a gather of words, and no arithmetic on single bits."""
-    return table.index_select(0, packed.reshape(-1).int()).view(packed.shape)
-
-
 @cache
-def _bit_table(device: torch.device) -> Tensor:
-    """The bits of each byte as eight bytes, read as one int64."""
+def _bit_table(device: torch.device, shift: int = 0) -> Tensor:
+    """The bits of each byte as eight bytes, shifted to the left, read as one int64."""
     bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
-    return bits.to(torch.uint8).view(torch.int64).flatten()
+    return (bits << shift).to(torch.uint8).view(torch.int64).flatten()
