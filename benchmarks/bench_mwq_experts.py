@@ -73,6 +73,56 @@ def candidates_of(full: Any, nested: Any, dequantised: Any, given: tuple[Any, ..
     }
 
 
+def compare_experts(
+    *, hidden: int, inner: int, tokens: list[int], dtypes: list[torch.dtype], rounds: int, device: str = "cpu"
+) -> dict[str, Any]:
+    """Time all ways of computing a layer.
+
+    Args:
+        hidden: Hidden size.
+        inner: Inner size of an expert.
+        tokens: Numbers of tokens of a call.
+        dtypes: Types that are computed in.
+        rounds: Measured rounds.
+        device: Where.
+
+    Returns:
+        The result, as it is written.
+    """
+    ratios: dict[str, dict[str, float]] = {}
+    seconds: dict[str, dict[str, float]] = {}
+    for dtype in dtypes:
+        full, nested = (experts.to(device) for experts in build_layer(hidden, inner, dtype))
+        dequantised = copy.deepcopy(full)
+        for num_tokens in tokens:
+            label = f"{str(dtype).removeprefix('torch.')}, {num_tokens} tokens"
+            given = (
+                torch.randn(num_tokens, hidden, dtype=dtype, device=device),
+                torch.rand(num_tokens, EXPERTS, device=device).topk(TOP_K, dim=-1).indices,
+                torch.full((num_tokens, TOP_K), 1 / TOP_K, dtype=dtype, device=device),
+            )
+            candidates = candidates_of(full, nested, dequantised, given)
+            with torch.no_grad():
+                difference = (candidates["planes"]() - candidates["dequantise, eager"]()).abs().max().item()
+                assert difference < (1e-3 if dtype == torch.float32 else 0.1), difference
+                times = time_interleaved(candidates, rounds=rounds, title=label)
+            for pair, ratio in compare(times.wall, "planes").items():
+                ratios[f"{label}: {pair}"] = ratio
+            seconds[label] = {name: summarise(samples)["median"] for name, samples in times.wall.items()}
+    print_table(
+        ("ratio of wall times", "median", "quartiles"),
+        [(n, f"{r['median']:.3f}", f"{r['quartile_1']:.3f}..{r['quartile_3']:.3f}") for n, r in ratios.items()],
+    )
+    return {
+        "experts": EXPERTS,
+        "experts_per_token": TOP_K,
+        "hidden": hidden,
+        "inner": inner,
+        "seconds": seconds,
+        "wall_time_ratios": ratios,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=12)
@@ -81,41 +131,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 8, 64, 512])
     parser.add_argument("--dry-run", action="store_true", help="print the table without writing results")
     arguments = parser.parse_args()
-    ratios: dict[str, dict[str, float]] = {}
-    seconds: dict[str, dict[str, float]] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        full, nested = build_layer(arguments.hidden, arguments.inner, dtype)
-        dequantised = copy.deepcopy(full)
-        for num_tokens in arguments.tokens:
-            label = f"{str(dtype).removeprefix('torch.')}, {num_tokens} tokens"
-            hidden = torch.randn(num_tokens, arguments.hidden, dtype=dtype)
-            index = torch.rand(num_tokens, EXPERTS).topk(TOP_K, dim=-1).indices
-            weights = torch.full((num_tokens, TOP_K), 1 / TOP_K, dtype=dtype)
-
-            candidates = candidates_of(full, nested, dequantised, (hidden, index, weights))
-            with torch.no_grad():
-                difference = (candidates["planes"]() - candidates["dequantise, eager"]()).abs().max().item()
-                assert difference < (1e-3 if dtype == torch.float32 else 0.1), difference
-                times = time_interleaved(candidates, rounds=arguments.rounds, title=label)
-            for pair, ratio in compare(times.wall, "planes").items():
-                ratios[f"{label}: {pair}"] = ratio
-            seconds[label] = {name: summarise(samples)["median"] for name, samples in times.wall.items()}
-    print_table(
-        ("ratio of wall times", "median", "quartiles"),
-        [(n, f"{r['median']:.3f}", f"{r['quartile_1']:.3f}..{r['quartile_3']:.3f}") for n, r in ratios.items()],
+    result = compare_experts(
+        hidden=arguments.hidden,
+        inner=arguments.inner,
+        tokens=arguments.tokens,
+        dtypes=[torch.float32, torch.bfloat16],
+        rounds=arguments.rounds,
     )
     if not arguments.dry_run:
-        write(
-            "mwq_experts",
-            {
-                "experts": EXPERTS,
-                "experts_per_token": TOP_K,
-                "hidden": arguments.hidden,
-                "inner": arguments.inner,
-                "seconds": seconds,
-                "wall_time_ratios": ratios,
-            },
-        )
+        write("mwq_experts", result)
 
 
 if __name__ == "__main__":

@@ -257,7 +257,18 @@ def _spread(ratios: dict[str, dict[str, float]], key: str) -> str:
 
 
 # What a reader has to know of a result that has no `setting`.
-SETTINGS = ("sources", "proxies", "steps", "layers", "experts", "hidden", "inner", "tokens_of_a_row", "rows_of_a_batch", "rounds")
+SETTINGS = (
+    "sources",
+    "proxies",
+    "steps",
+    "layers",
+    "experts",
+    "hidden",
+    "inner",
+    "tokens_of_a_row",
+    "rows_of_a_batch",
+    "rounds",
+)
 
 # Name of the result file -> heading and rows, in the order of the README.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {

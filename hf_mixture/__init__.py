@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     from hf_mixture.moe.mwq.offload import cache_statistics as cache_statistics
     from hf_mixture.moe.mwq.offload import set_expert_cache as set_expert_cache
     from hf_mixture.moe.mwq.quantise import quantise_experts as quantise_experts
+    from hf_mixture.moe.parallel.folding import FoldingPlan as FoldingPlan
     from hf_mixture.moe.routers.balance import LossFreeBalanceCallback as LossFreeBalanceCallback
     from hf_mixture.moe.routers.levels_collator import LevelDataCollator as LevelDataCollator
     from hf_mixture.moe.routers.loss_callback import RouterLoss as RouterLoss

@@ -16,6 +16,7 @@ EXPORTS: dict[str, str] = {
     "ExpertCache": "hf_mixture.moe.mwq.cache",
     "ExpertEdit": "hf_mixture.moe.mote.edit",
     "ExpertEdits": "hf_mixture.moe.mote.edits",
+    "FoldingPlan": "hf_mixture.moe.parallel.folding",
     "FtriCollector": "hf_mixture.moe.mote.resonance",
     "LevelDataCollator": "hf_mixture.moe.routers.levels_collator",
     "LossFreeBalanceCallback": "hf_mixture.moe.routers.balance",
