@@ -36,7 +36,8 @@ def systems(run: MwqRun) -> dict[str, Callable[[], Any]]:
         "float32": lambda: load(run, FULL, dtype=torch.float32),
         "bfloat16": lambda: load(run, FULL, dtype=torch.bfloat16),
     }
-    if is_installed("bitsandbytes"):
+    # On CPUs bitsandbytes needs whole blocks of 64 inputs.
+    if is_installed("bitsandbytes") and run.recipe.model.get("hidden_size", 0) % 64 == 0:
         found["bitsandbytes nf4"] = lambda: load(run, FULL, quantization_config=_nf4())
     for width in run.recipe.planes.widths:
         found[f"only {width} bits"] = functools.partial(load, run, separate(width))
