@@ -17,6 +17,8 @@ EXPORTS: dict[str, str] = {
     "ExpertEdit": "hf_mixture.moe.mote.edit",
     "ExpertEdits": "hf_mixture.moe.mote.edits",
     "FoldingPlan": "hf_mixture.moe.parallel.folding",
+    "FssdpCallback": "hf_mixture.moe.parallel.fssdp",
+    "FssdpOptions": "hf_mixture.moe.parallel.fssdp",
     "FtriCollector": "hf_mixture.moe.mote.resonance",
     "LevelDataCollator": "hf_mixture.moe.routers.levels_collator",
     "LossFreeBalanceCallback": "hf_mixture.moe.routers.balance",

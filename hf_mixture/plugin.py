@@ -6,6 +6,8 @@ idempotent: importing twice, or reloading, changes nothing.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def register_peft_types() -> None:
     """Register `MOS` (Mixture of Shards) as a PEFT adapter type."""
@@ -51,9 +53,22 @@ def register_quantisation() -> None:
     ALL_EXPERTS_FUNCTIONS.register("mwq_offload", mwq_offload)
 
 
+def register_expert_parallelism() -> None:
+    """Register `fssdp` (Hecate) as a way in which expert parallelism of transformers dispatches tokens."""
+    from transformers.distributed.expert_parallel import EPImplementationInterface
+
+    def fssdp(experts: Any, ep_mesh: Any, tp_mesh: Any) -> Any:
+        from hf_mixture.moe.parallel.fssdp import FssdpEP
+
+        return FssdpEP(experts, ep_mesh, tp_mesh)
+
+    EPImplementationInterface.register("fssdp", fssdp)
+
+
 def register_all() -> None:
     """Register everything; called once by `import hf_mixture`."""
     register_peft_types()
     register_model_types()
     register_routers()
     register_quantisation()
+    register_expert_parallelism()

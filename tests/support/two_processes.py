@@ -1,4 +1,4 @@
-"""Two real processes that work together, for tests of what is distributed."""
+"""Real processes that work together, two or more, for tests of what is distributed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from pathlib import Path
 
 
 def run_on_two(worker: Path, *arguments: object, timeout: float = 300) -> str:
-    """Run a script on two processes of this machine under torchrun, and fail with its output if it fails.
+    """Run a script on two processes; see `run_on`."""
+    return run_on(2, worker, *arguments, timeout=timeout)
+
+
+def run_on(number: int, worker: Path, *arguments: object, timeout: float = 300) -> str:
+    """Run a script on processes of this machine under torchrun, and fail with its output if it fails.
 
     Args:
+        number: How many processes.
         worker: The script; it asserts the world size itself.
         arguments: Its arguments.
         timeout: Seconds that it may take.
@@ -19,7 +25,7 @@ def run_on_two(worker: Path, *arguments: object, timeout: float = 300) -> str:
     Returns:
         What it wrote to standard error.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
     launch = subprocess.run(
         [*command, str(worker), *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},

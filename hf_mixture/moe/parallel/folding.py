@@ -146,7 +146,7 @@ class FoldingPlan:
         return min((plan for plan in all_plans(self.world) if accept(plan)), key=distance, default=None)
 
     def sizes(self) -> str:
-        """The sizes as arguments, without those that are 1."""
+        """Return the sizes as arguments, without those that are 1."""
         named = [f"{name}={getattr(self, name)}" for name in _SIZES if getattr(self, name) > 1]
         return ", ".join([f"world={self.world}", *named])
 
