@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     from hf_mixture.moe.parallel.folding import FoldingPlan as FoldingPlan
     from hf_mixture.moe.parallel.fssdp import FssdpCallback as FssdpCallback
     from hf_mixture.moe.parallel.fssdp import FssdpOptions as FssdpOptions
+    from hf_mixture.moe.parallel.planner import plan_folding as plan_folding
     from hf_mixture.moe.routers.balance import LossFreeBalanceCallback as LossFreeBalanceCallback
     from hf_mixture.moe.routers.levels_collator import LevelDataCollator as LevelDataCollator
     from hf_mixture.moe.routers.loss_callback import RouterLoss as RouterLoss

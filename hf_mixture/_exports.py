@@ -38,6 +38,7 @@ EXPORTS: dict[str, str] = {
     "load_trace": "hf_mixture.moe.trace.trace",
     "make_behaviour": "hf_mixture.moe.mote.behaviours",
     "merge_experts": "hf_mixture.moe.routers.transforms.merge",
+    "plan_folding": "hf_mixture.moe.parallel.planner",
     "prune_experts": "hf_mixture.moe.routers.transforms.prune",
     "quantise_experts": "hf_mixture.moe.mwq.quantise",
     "rank_experts": "hf_mixture.moe.mote.ranking",

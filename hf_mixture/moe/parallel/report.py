@@ -1,0 +1,150 @@
+"""A search over mappings, for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_mixture.hub.cards import markdown_table
+from hf_mixture.moe.parallel.engines import to_megatron_args
+from hf_mixture.moe.parallel.planner import Candidate, FoldingSearch
+
+
+def describe_search(found: FoldingSearch, *, top: int = 5) -> str:
+    """Format the best mappings, who can run the best, and why others lose.
+
+    Args:
+        found: The search.
+        top: Mappings to show.
+
+    Returns:
+        Text with a Markdown table.
+
+    Raises:
+        ValueError: If no mapping fits.
+    """
+    best = found.best
+    shape, cluster = found.shape, found.cluster
+    lines = [
+        f"{(shape.dense_parameters + shape.expert_parameters) / 1e9:.1f} billion parameters, "
+        f"{shape.expert_parameters / 1e9:.1f} of them experts, on {cluster.num_gpus} GPUs; "
+        f"{found.global_batch} sequences of {found.sequence} tokens a step",
+        "",
+        markdown_table([_row(candidate) for candidate in found.fitting[:top]]),
+        "",
+        "MFU is estimated, without load imbalance. GB are those of a GPU; traffic is what a GPU sends in a step.",
+        "",
+        f"Best: {best.mapping.plan.sizes()}, {best.mapping.micro_batch} sequences in a micro-batch"
+        + (f", {best.mapping.virtual_stages} virtual stages" if best.mapping.virtual_stages > 1 else ""),
+    ]
+    for engine, problem in best.engines.items():
+        lines.append(f"  {engine:<13}{'runs it' if problem is None else 'cannot: ' + problem}")
+    lines += [f"  Megatron-LM: {' '.join(to_megatron_args(best.mapping.plan))}", "", "Others:"]
+    lines += [f"  {line}" for line in reasons(found)]
+    return "\n".join(lines)
+
+
+def reasons(found: FoldingSearch) -> list[str]:
+    """Why mappings of other kinds lose: the best of each kind against the best of all.
+
+    Args:
+        found: The search.
+
+    Returns:
+        Sentences.
+    """
+    best = found.best
+    said = []
+    kinds = {
+        "without expert parallelism": lambda plan: plan.ep == 1,
+        "without a pipeline": lambda plan: plan.pp == 1,
+        "without tensor parallelism": lambda plan: plan.tp == 1 and plan.etp == 1,
+        "with experts across nodes": lambda plan: plan.ep * plan.etp > found.cluster.gpus_per_node,
+        "with experts as tensor-parallel as attention": lambda plan: plan.etp == plan.tp > 1,
+    }
+    for kind, belongs in kinds.items():
+        others = [candidate for candidate in found.candidates if belongs(candidate.mapping.plan)]
+        if not others or belongs(best.mapping.plan):
+            continue
+        other = others[0]
+        sizes, cost = other.mapping.plan.sizes(), other.estimate
+        if not other.fits:
+            largest = max(cost.memory, key=lambda name: cost.memory[name])
+            said.append(
+                f"{kind}: out of memory; the smallest, {sizes}, needs {cost.memory_bytes / 1e9:.0f} GB, "
+                f"{cost.memory[largest] / 1e9:.0f} of it {largest}"
+            )
+            continue
+        slower = cost.step_seconds / best.estimate.step_seconds
+        said.append(f"{kind}: {slower:.2f} x the time ({sizes}); {_loss(other, best)}")
+    return said
+
+
+def as_json(found: FoldingSearch, *, top: int = 5) -> dict[str, Any]:
+    """The best mappings as plain data.
+
+    Args:
+        found: The search.
+        top: Mappings to give.
+
+    Returns:
+        The data.
+
+    Raises:
+        ValueError: If no mapping fits.
+    """
+    return {
+        "format": "hf_mixture_folding",
+        "version": 1,
+        "num_gpus": found.cluster.num_gpus,
+        "sequence": found.sequence,
+        "global_batch": found.global_batch,
+        "best": _entry(found.best),
+        "fitting": [_entry(candidate) for candidate in found.fitting[:top]],
+        "reasons": reasons(found),
+    }
+
+
+def _row(candidate: Candidate) -> dict[str, Any]:
+    plan, cost = candidate.mapping.plan, candidate.estimate
+    sizes = {name: getattr(plan, name) for name in ("tp", "cp", "dp", "pp", "ep", "etp", "edp")}
+    return {
+        **sizes,
+        "micro-batch": candidate.mapping.micro_batch,
+        "virtual": candidate.mapping.virtual_stages,
+        "MFU %": f"{100 * cost.mfu:.1f}",
+        "s/step": f"{cost.step_seconds:.2f}",
+        "GB": f"{cost.memory_bytes / 1e9:.0f}",
+        "GB in node": f"{sum(cost.traffic['node'].values()) / 1e9:.0f}",
+        "GB between": f"{sum(cost.traffic['network'].values()) / 1e9:.0f}",
+        "bubble %": f"{100 * cost.bubble:.1f}",
+        "transformers": "yes" if candidate.engines["transformers"] is None else "no",
+    }
+
+
+def _entry(candidate: Candidate) -> dict[str, Any]:
+    plan, cost = candidate.mapping.plan, candidate.estimate
+    return {
+        "sizes": {name: getattr(plan, name) for name in ("world", "tp", "cp", "dp", "pp", "ep", "etp", "edp")},
+        "micro_batch": candidate.mapping.micro_batch,
+        "virtual_stages": candidate.mapping.virtual_stages,
+        "mfu": cost.mfu,
+        "step_seconds": cost.step_seconds,
+        "memory_bytes": cost.memory,
+        "traffic_bytes": cost.traffic,
+        "bubble": cost.bubble,
+        "engines": candidate.engines,
+        "megatron_args": to_megatron_args(plan),
+    }
+
+
+def _loss(other: Candidate, best: Candidate) -> str:
+    """What a slower mapping does more of."""
+    between, ours = (sum(one.estimate.traffic["network"].values()) for one in (other, best))
+    if between > 1.5 * ours:
+        return f"{between / 1e9:.0f} GB instead of {ours / 1e9:.0f} go between nodes"
+    if other.estimate.bubble > best.estimate.bubble + 0.02:
+        return f"{100 * other.estimate.bubble:.0f} % of the time pipeline stages wait"
+    within, inner = (sum(one.estimate.traffic["node"].values()) for one in (other, best))
+    if within > 1.2 * inner:
+        return f"{within / 1e9:.0f} GB instead of {inner / 1e9:.0f} go within nodes"
+    return "its matrix products are smaller"
