@@ -15,7 +15,9 @@ from hf_mixture.moe.parallel.groups import RankGroups, divisors, rank_groups
 
 
 if TYPE_CHECKING:
+    from accelerate import ParallelismConfig
     from torch.distributed.device_mesh import DeviceMesh
+    from transformers.distributed import DistributedConfig
 
 
 _SIZES = ("tp", "cp", "pp", "ep", "etp")
@@ -129,6 +131,58 @@ class FoldingPlan:
             DeviceMesh(device_type, dense, mesh_dim_names=("pp", "dp", "cp", "tp")),
             DeviceMesh(device_type, expert, mesh_dim_names=("pp", "edp", "ep", "etp")),
         )
+
+    def to_distributed_config(self, **options: Any) -> DistributedConfig:
+        """Give the plan as `from_pretrained(..., distributed_config=...)` takes it.
+
+        Args:
+            options: Further fields of `DistributedConfig`, such as `ep_implementation`.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: If transformers cannot run the plan; the reason, and an engine that can, are named.
+        """
+        from hf_mixture.moe.parallel.engines import to_distributed_config
+
+        return to_distributed_config(self, **options)
+
+    def to_parallelism_config(self) -> ParallelismConfig:
+        """Give a plan without expert parallelism as `Accelerator(parallelism_config=...)` takes it.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: If Accelerate cannot run the plan; the reason, and an engine that can, are named.
+        """
+        from hf_mixture.moe.parallel.engines import to_parallelism_config
+
+        return to_parallelism_config(self)
+
+    def to_megatron_args(self) -> list[str]:
+        """Give the plan as arguments of Megatron-LM, which runs all of them.
+
+        Returns:
+            The arguments.
+        """
+        from hf_mixture.moe.parallel.engines import to_megatron_args
+
+        return to_megatron_args(self)
+
+    def to_torchtitan(self) -> str:
+        """Give the plan as the `[parallelism]` section of a configuration of torchtitan.
+
+        Returns:
+            TOML.
+
+        Raises:
+            ValueError: If torchtitan cannot run the plan; the reason, and an engine that can, are named.
+        """
+        from hf_mixture.moe.parallel.engines import to_torchtitan
+
+        return to_torchtitan(self)
 
     def nearest(self, accept: Callable[[FoldingPlan], bool] = lambda plan: True) -> FoldingPlan | None:
         """The layout of the same ranks that differs least, by the factors between the sizes.

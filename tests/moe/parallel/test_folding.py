@@ -106,21 +106,25 @@ def test_transformers_itself_accepts_what_we_give_it_and_nothing_else():
             # A pipeline with experts is refused later, when the model is known.
             assert PROBLEMS["transformers"](plan) is None or (plan.pp > 1 and plan.ep > 1), plan
             assert plan.pp > 1 or config.efsdp_size == plan.edp
-    given = to_distributed_config(FoldingPlan(world=16, tp=2, ep=8), ep_implementation="all_to_all")
+    given = FoldingPlan(world=16, tp=2, ep=8).to_distributed_config(ep_implementation="all_to_all")
     assert (given.tp_size, given.fsdp_size, given.ep_size, given.ep_implementation) == (2, 8, 8, "all_to_all")
 
 
 def test_exports():
     plan = FoldingPlan(world=64, tp=2, cp=2, pp=2, ep=8, etp=2)
-    assert to_megatron_args(plan) == [
-        *("--tensor-model-parallel-size", "2", "--context-parallel-size", "2"),
-        *("--pipeline-model-parallel-size", "2", "--expert-model-parallel-size", "8"),
-        *("--expert-tensor-parallel-size", "2", "--sequence-parallel"),
-    ]
+    assert (
+        to_megatron_args(plan)
+        == plan.to_megatron_args()
+        == [
+            *("--tensor-model-parallel-size", "2", "--context-parallel-size", "2"),
+            *("--pipeline-model-parallel-size", "2", "--expert-model-parallel-size", "8"),
+            *("--expert-tensor-parallel-size", "2", "--sequence-parallel"),
+        ]
+    )
     assert "--expert-tensor-parallel-size" in to_megatron_args(FoldingPlan(world=8, tp=8))
-    toml = tomllib.loads(to_torchtitan(FoldingPlan(world=64, tp=2, cp=2, pp=2, ep=8)))
+    toml = tomllib.loads(FoldingPlan(world=64, tp=2, cp=2, pp=2, ep=8).to_torchtitan())
     assert toml["parallelism"]["data_parallel_shard_degree"] == 8
     assert toml["parallelism"]["expert_parallel_degree"] == 8
-    config = to_parallelism_config(FoldingPlan(world=16, tp=2, cp=2))
+    config = FoldingPlan(world=16, tp=2, cp=2).to_parallelism_config()
     assert (config.tp_size, config.cp_size, config.dp_shard_size) == (2, 2, 4)
     assert config.total_size == 16
