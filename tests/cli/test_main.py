@@ -12,7 +12,20 @@ from hf_mixture import list_routers
 from hf_mixture.cli.main import build_parser, main
 
 
-COMMANDS = {"doctor", "export-lora", "inspect", "list", "mix", "mote", "thoughts", "trace", "train", "upcycle"}
+COMMANDS = {
+    "doctor",
+    "export-lora",
+    "inspect",
+    "list",
+    "mix",
+    "mote",
+    "mwq",
+    "plan",
+    "thoughts",
+    "trace",
+    "train",
+    "upcycle",
+}
 
 
 def commands() -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -170,9 +171,9 @@ def test_without_the_plugin_nothing_is_loaded(folders):
         "except OSError as error:\n    print('stopped', error)\n"
         "assert 'hf_mixture' not in sys.modules\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program, str(folders / "nested")], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-P", "-c", program, str(folders / "nested")]
+    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "warning"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.startswith("stopped Error no file named model.safetensors")
     assert "mwq" in done.stderr
 
