@@ -68,3 +68,11 @@ def test_other_models_have_no_such_layers():
     )
     with torch.device("meta"), pytest.raises(ValueError, match="load it with distributed_config=DistributedConfig"):
         fssdp_step(MixtralForCausalLM(config))
+
+
+@pytest.mark.slow
+def test_the_stock_trainer(tmp_path):
+    """Losses, clipped gradients and the saved model of one process, with and without accumulation."""
+    worker = Path(__file__).with_name("fssdp_trainer_worker.py")
+    subprocess.run([sys.executable, str(worker), str(tmp_path)], check=True, capture_output=True)
+    run_on(2, worker, tmp_path)
