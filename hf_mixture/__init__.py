@@ -95,10 +95,18 @@ if TYPE_CHECKING:
     from hf_mixture.moe.mwq.offload import cache_statistics as cache_statistics
     from hf_mixture.moe.mwq.offload import set_expert_cache as set_expert_cache
     from hf_mixture.moe.mwq.quantise import quantise_experts as quantise_experts
+    from hf_mixture.moe.parallel.capacity import CapacityOptions as CapacityOptions
+    from hf_mixture.moe.parallel.capacity import dropped_share as dropped_share
+    from hf_mixture.moe.parallel.capacity import set_capacity_options as set_capacity_options
     from hf_mixture.moe.parallel.folding import FoldingPlan as FoldingPlan
-    from hf_mixture.moe.parallel.fssdp import FssdpCallback as FssdpCallback
     from hf_mixture.moe.parallel.fssdp import FssdpOptions as FssdpOptions
+    from hf_mixture.moe.parallel.fssdp_training import FssdpCallback as FssdpCallback
+    from hf_mixture.moe.parallel.fssdp_training import fssdp_step as fssdp_step
+    from hf_mixture.moe.parallel.fssdp_training import set_fssdp_options as set_fssdp_options
     from hf_mixture.moe.parallel.planner import plan_folding as plan_folding
+    from hf_mixture.moe.parallel.reshard import reshard_experts as reshard_experts
+    from hf_mixture.moe.parallel.reshard import restore_experts as restore_experts
+    from hf_mixture.moe.parallel.sharded_checkpoint import ShardedCheckpointCallback as ShardedCheckpointCallback
     from hf_mixture.moe.routers.balance import LossFreeBalanceCallback as LossFreeBalanceCallback
     from hf_mixture.moe.routers.levels_collator import LevelDataCollator as LevelDataCollator
     from hf_mixture.moe.routers.loss_callback import RouterLoss as RouterLoss

@@ -54,15 +54,35 @@ def register_quantisation() -> None:
 
 
 def register_expert_parallelism() -> None:
-    """Register `fssdp` (Hecate) as a way in which expert parallelism of transformers dispatches tokens."""
+    """Register ways in which expert parallelism of transformers dispatches tokens.
+
+    `fssdp` (Hecate); `folded` and `capacity` (MoE Parallel Folding), with a number of ranks that share an expert.
+    """
+    import functools
+
     from transformers.distributed.expert_parallel import EPImplementationInterface
+
+    from hf_mixture.moe.parallel.engines import SPLITS, implementation_of
 
     def fssdp(experts: Any, ep_mesh: Any, tp_mesh: Any) -> Any:
         from hf_mixture.moe.parallel.fssdp import FssdpEP
 
         return FssdpEP(experts, ep_mesh, tp_mesh)
 
+    def folded(experts: Any, ep_mesh: Any, tp_mesh: Any, *, etp: int) -> Any:
+        from hf_mixture.moe.parallel.folded import FoldedEP
+
+        return FoldedEP(experts, ep_mesh, tp_mesh, etp=etp)
+
+    def capacity(experts: Any, ep_mesh: Any, tp_mesh: Any, *, etp: int) -> Any:
+        from hf_mixture.moe.parallel.capacity import CapacityEP
+
+        return CapacityEP(experts, ep_mesh, tp_mesh, etp=etp)
+
     EPImplementationInterface.register("fssdp", fssdp)
+    for etp in SPLITS:
+        for name, build in (("folded", folded), ("capacity", capacity)):
+            EPImplementationInterface.register(implementation_of(name, etp), functools.partial(build, etp=etp))
 
 
 def register_all() -> None:

@@ -28,7 +28,7 @@ def run_on(number: int, worker: Path, *arguments: object, timeout: float = 300) 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
     launch = subprocess.run(
         [*command, str(worker), *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env=_environment(),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -36,3 +36,15 @@ def run_on(number: int, worker: Path, *arguments: object, timeout: float = 300) 
     )
     assert launch.returncode == 0, launch.stdout[-2000:] + launch.stderr[-6000:]
     return launch.stderr
+
+
+def run_alone(worker: Path, *arguments: object) -> None:
+    """Run a script that `run_on` runs on processes, on one without torchrun, and fail with its output if it fails."""
+    command = [sys.executable, str(worker), *map(str, arguments)]
+    run = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-6000:]
+
+
+def _environment() -> dict[str, str]:
+    """Workers import what tests share, as tests do."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parent)}

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from transformers.distributed import DistributedConfig
 
 
+# Ranks over which `ep_implementation="folded"` and its names with a number split an expert.
+SPLITS = (1, 2, 4, 8)
+
+
+def implementation_of(name: str, etp: int) -> str:
+    """The name under which an implementation of expert parallelism is registered for a split of experts."""
+    return name if etp == 1 else f"{name}_etp{etp}"
+
+
 def transformers_problem(plan: FoldingPlan) -> str | None:
     """Say why `DistributedConfig` of transformers cannot run a plan.
 
@@ -25,17 +34,27 @@ def transformers_problem(plan: FoldingPlan) -> str | None:
     Returns:
         The reason, or None if it can.
     """
-    if plan.cp > 1:
-        return f"transformers has no context parallelism together with expert parallelism (cp={plan.cp})"
-    if plan.pp > 1 and plan.dp > 1:
-        return f"transformers does not combine pipeline and data parallelism (pp={plan.pp}, dp={plan.dp})"
-    if plan.pp > 1 and plan.ep > 1:
-        return f"transformers does not dispatch tokens to experts in a pipeline (pp={plan.pp}, ep={plan.ep})"
-    if plan.etp > 1:
-        return f"transformers shards whole experts, not their matrices (etp={plan.etp})"
-    if plan.ep > 1 and plan.ep % plan.tp:
-        return f"ep must be a multiple of tp in transformers (ep={plan.ep}, tp={plan.tp})"
-    return None
+    experts = f"ep={plan.ep}, etp={plan.etp}"
+    spread = plan.ep * plan.etp
+    problems = {
+        f"transformers has no context parallelism together with expert parallelism (cp={plan.cp})": plan.cp > 1,
+        f"transformers does not combine pipeline and data parallelism (pp={plan.pp}, dp={plan.dp})": (
+            plan.pp > 1 and plan.dp > 1
+        ),
+        f"transformers does not dispatch tokens to experts in a pipeline (pp={plan.pp}, {experts})": (
+            plan.pp > 1 and spread > 1
+        ),
+        f"experts are split over {', '.join(map(str, SPLITS))} ranks in transformers (etp={plan.etp})": (
+            plan.etp not in SPLITS
+        ),
+        f"ep x etp must be a multiple of tp in transformers ({experts}, tp={plan.tp})": (
+            spread > 1 and spread % plan.tp != 0
+        ),
+        f"without expert parallelism, transformers splits experts over tp (tp={plan.tp}, etp=1)": (
+            spread == 1 and plan.tp > 1
+        ),
+    }
+    return next((problem for problem, there in problems.items() if there), None)
 
 
 def accelerate_problem(plan: FoldingPlan) -> str | None:
@@ -67,18 +86,30 @@ def to_distributed_config(plan: FoldingPlan, **options: Any) -> DistributedConfi
 
     Args:
         plan: The plan.
-        options: Further fields of `DistributedConfig`, such as `ep_implementation`.
+        options: Further fields of `DistributedConfig`, such as `ep_implementation`. Where experts are split (etp),
+            that is `"folded"`, the default there, or `"capacity"`.
 
     Returns:
         The configuration.
 
     Raises:
-        ValueError: If transformers cannot run the plan; the reason, and an engine that can, are named.
+        ValueError: If transformers cannot run the plan; the reason, and an engine that can, are named. If an
+            implementation is given that does not split experts.
     """
     _require("transformers", plan)
     from transformers.distributed import DistributedConfig
 
-    return DistributedConfig(tp_size=plan.tp, fsdp_size=plan.dp, pp_size=plan.pp, ep_size=plan.ep, **options)
+    if plan.etp > 1:
+        implementation = options.pop("ep_implementation", "folded")
+        if implementation not in ("folded", "capacity"):
+            raise ValueError(
+                f'ep_implementation={implementation!r} does not split experts, and etp={plan.etp}; use "folded" or '
+                '"capacity", or etp=1'
+            )
+        options["ep_implementation"] = implementation_of(implementation, plan.etp)
+    # Transformers knows no split of experts: it spreads them over all ranks; the implementation lays them out anew.
+    spread = plan.ep * plan.etp
+    return DistributedConfig(tp_size=plan.tp, fsdp_size=plan.dp, pp_size=plan.pp, ep_size=spread, **options)
 
 
 def to_parallelism_config(plan: FoldingPlan) -> ParallelismConfig:

@@ -5,9 +5,11 @@ Letters: E experts of a layer, D ranks of the group.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -43,27 +45,62 @@ class ExchangePlan:
         return [expert for experts in self.receive for expert in experts]
 
 
-def exchange_plan(holders: Holders, owners: Counts, rank: int) -> ExchangePlan:
+def exchange_plan(copies: Holders, slots: Counts, rank: int) -> ExchangePlan:
     """Work out what a rank sends and receives.
 
     Args:
-        holders: Who holds what, owners included [E, D].
-        owners: [E]; a rank's experts are neighbours.
+        copies: Who gets a copy of what; owners do not count [E, D].
+        slots: Place of each expert among those of all ranks, in their order [E]; as many for each rank.
         rank: The rank in the group.
 
     Returns:
         Its plan.
     """
-    num_ranks = holders.shape[1]
-    mine = (owners == rank).nonzero()[0].tolist()
-    place = {expert: number for number, expert in enumerate(mine)}
-    send = [[place[e] for e in mine if holders[e, other] and other != rank] for other in range(num_ranks)]
-    copies = [expert for expert in range(len(owners)) if holders[expert, rank] and owners[expert] != rank]
-    receive = [[expert for expert in copies if owners[expert] == other] for other in range(num_ranks)]
+    num_experts, num_ranks = copies.shape
+    owners, place = np.divmod(slots, num_experts // num_ranks)
+    mine = (owners == rank).nonzero()[0]
+    send = [[int(place[e]) for e in mine if copies[e, other] and other != rank] for other in range(num_ranks)]
+    wanted = [expert for expert in range(num_experts) if copies[expert, rank] and owners[expert] != rank]
+    receive = [[expert for expert in wanted if owners[expert] == other] for other in range(num_ranks)]
     return ExchangePlan(send, receive)
 
 
-def gather_copies(parameters: list[Tensor], plan: ExchangePlan, group: Any) -> list[Tensor]:
+class Fetch:
+    """Copies on their way.
+
+    Args:
+        parameters: Parameters of this rank's experts, each [E / D, ...].
+        plan: What is exchanged.
+        group: The process group; all its ranks must do the same.
+        dtype: Type in which they are sent. Default: that of the parameters.
+    """
+
+    def __init__(
+        self, parameters: list[Tensor], plan: ExchangePlan, group: Any, *, dtype: torch.dtype | None = None
+    ) -> None:
+        self._shapes = [parameter.shape for parameter in parameters]
+        index = torch.tensor([place for places in plan.send for place in places], device=parameters[0].device).long()
+        # The message must live as long as it is being sent.
+        message = torch.cat([parameter.detach()[index].flatten(1) for parameter in parameters], dim=1)
+        self._message = message.to(dtype or message.dtype)
+        self._received = self._message.new_empty(plan.num_received, self._message.shape[1])
+        sizes = list(map(len, plan.receive)), list(map(len, plan.send))
+        self._work = dist.all_to_all_single(self._received, self._message, *sizes, group=group, async_op=True)
+
+    def wait(self) -> tuple[Tensor, ...]:
+        """The copies of each parameter [copies, ...], when they have arrived."""
+        self._work.wait()
+        return _unpack(self._received, self._shapes)
+
+
+def gather_copies(
+    parameters: list[Tensor],
+    plan: ExchangePlan,
+    group: Any,
+    *,
+    fetch: Fetch | None = None,
+    after_backward: Callable[[], None] | None = None,
+) -> list[Tensor]:
     """Get the copies of a step, a sparse all-gather; backwards a sparse reduce-scatter sends gradients to the owners.
 
     One message carries all parameters of an expert. Owners add gradients in the order of the ranks, so that sums do
@@ -73,24 +110,29 @@ def gather_copies(parameters: list[Tensor], plan: ExchangePlan, group: Any) -> l
         parameters: Parameters of this rank's experts, each [E / D, ...].
         plan: Its plan.
         group: The process group.
+        fetch: The exchange, if it has begun already. Default: it begins now.
+        after_backward: Called when the gradients have been exchanged.
 
     Returns:
         The copies of each parameter [copies, ...].
     """
-    copies: tuple[Tensor, ...] = _SparseAllGather.apply(plan, group, *parameters)
+    copies: tuple[Tensor, ...] = _SparseAllGather.apply(plan, group, fetch, after_backward, *parameters)
     return list(copies)
 
 
 class _SparseAllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: ExchangePlan, group: Any, *parameters: Tensor) -> tuple[Tensor, ...]:
-        ctx.plan, ctx.group = plan, group
+    def forward(
+        ctx: Any,
+        plan: ExchangePlan,
+        group: Any,
+        fetch: Fetch | None,
+        after_backward: Callable[[], None] | None,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.plan, ctx.group, ctx.after_backward = plan, group, after_backward
         ctx.shapes = [parameter.shape for parameter in parameters]
-        index = torch.tensor([place for places in plan.send for place in places], device=parameters[0].device)
-        message = torch.cat([parameter[index.long()].flatten(1) for parameter in parameters], dim=1)
-        received = message.new_empty(plan.num_received, message.shape[1])
-        dist.all_to_all_single(received, message, list(map(len, plan.receive)), list(map(len, plan.send)), group=group)
-        return _unpack(received, ctx.shapes)
+        return (fetch or Fetch(list(parameters), plan, group)).wait()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -106,7 +148,9 @@ class _SparseAllGather(torch.autograd.Function):
             index = torch.tensor(places, dtype=torch.long, device=sums.device)
             sums.index_add_(0, index, received[start : start + len(places)])
             start += len(places)
-        return (None, None, *_unpack(sums, ctx.shapes))
+        if ctx.after_backward is not None:
+            ctx.after_backward()
+        return (None, None, None, None, *_unpack(sums, ctx.shapes))
 
 
 def _unpack(rows: Tensor, shapes: list[torch.Size]) -> tuple[Tensor, ...]:

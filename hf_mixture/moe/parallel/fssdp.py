@@ -10,22 +10,21 @@ Letters: T tokens, K experts of a token, E experts, D ranks of the expert-parall
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import TrainerCallback
 from transformers.distributed.expert_parallel import EPImplementation
 
 from hf_mixture._compat.collectives import exchange_rows
-from hf_mixture.moe.parallel.exchange import ExchangePlan, exchange_plan, gather_copies
-from hf_mixture.moe.parallel.placement import Cluster, Holders, contiguous_owners, materialise
+from hf_mixture.moe.parallel.copies import ExpertCopies
+from hf_mixture.moe.parallel.dispatch import combine, gather_shared_batch, run_experts, slice_shared_batch
+from hf_mixture.moe.parallel.exchange import ExchangePlan, exchange_plan
+from hf_mixture.moe.parallel.placement import Cluster, Counts, Holders, calibrate, materialise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,14 @@ class FssdpOptions:
         window: Optimizer steps whose token counts are the prediction. Default: 5, as in the paper.
         ranks_per_node: Ranks of a node, which share fast links. Default: all.
         rematerialise: Whether copies are dropped after the forward pass and fetched again for the backward pass: the
-            memory of one layer's copies, for half as much again to send. Default: False, as in the paper.
+            memory of one layer's copies, for half as much again to send. Default: False, as in the paper. Gradient
+            checkpointing fetches them again by itself.
+        prefetch: Whether copies are fetched while attention computes. Default: True.
+        calibrate: Whether free slots are filled when the routers have decided, where that pays. Default: False.
+        copy_tokens: For `calibrate`: tokens that a rank computes, forward and backward, while it receives an expert
+            and returns its gradient. Default: 1000, about that of an H100 with links of 50 GB/s.
+        reshard_interval: Optimizer steps after which experts get new owners, each rank as many of each layer. Default:
+            never; the paper has 100.
 
     Raises:
         ValueError: If a value is out of range.
@@ -54,13 +60,37 @@ class FssdpOptions:
     window: int = 5
     ranks_per_node: int | None = None
     rematerialise: bool = False
+    prefetch: bool = True
+    calibrate: bool = False
+    copy_tokens: float = 1000.0
+    reshard_interval: int | None = None
 
     def __post_init__(self) -> None:
-        least = {"num_busy": 0, "num_slots": 0, "window": 1, "ranks_per_node": 1}
+        least = {"num_busy": 0, "num_slots": 0, "window": 1, "ranks_per_node": 1, "reshard_interval": 1}
         for name, smallest in least.items():
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < smallest):
                 raise ValueError(f"{name}={value!r} is not a whole number of at least {smallest}")
+        if not self.copy_tokens >= 0:
+            raise ValueError(f"copy_tokens={self.copy_tokens!r} is not a number of at least 0")
+
+
+class _Arrangement(NamedTuple):
+    """What follows from who holds what.
+
+    Args:
+        holders: [E, D].
+        exchanges: What this rank sends and receives.
+        targets: For tokens of this rank: the eligible ranks of each expert [E, D].
+        num_targets: How many these are [E].
+        places: Where each expert is among those that this rank holds [E]; -1 for others.
+    """
+
+    holders: Holders
+    exchanges: list[ExchangePlan]
+    targets: Tensor
+    num_targets: Tensor
+    places: Tensor
 
 
 class FssdpEP(EPImplementation):
@@ -68,25 +98,41 @@ class FssdpEP(EPImplementation):
 
     Attributes:
         options: What may be copied; `set_fssdp_options` changes it.
-        holders: Who holds what in this step [E, D].
+        slots: Place of each expert among those of all ranks, in the order of the ranks [E].
+        window: Token counts of the last steps, each [E].
     """
 
     def __init__(self, experts: nn.Module, ep_mesh: Any, tp_mesh: Any) -> None:
         super().__init__(experts, ep_mesh, tp_mesh)
-        if tp_mesh.size() > 1:
-            raise ValueError(
-                f'ep_implementation="fssdp" runs without tensor parallelism, and tp_size={tp_mesh.size()}; use '
-                'tp_size=1, or ep_implementation="all_to_all"'
-            )
         self.experts = experts
         self.group = ep_mesh.get_group()
         self.rank, self.num_ranks = ep_mesh.get_local_rank(), ep_mesh.size()
         self.num_experts = self.num_local_experts * self.num_ranks
-        self.owners = contiguous_owners(self.num_experts, self.num_ranks)
-        self.window: deque[np.ndarray[Any, Any]] = deque()
-        self.counts = torch.zeros(self.num_experts, dtype=torch.int64)
+        self.slots: Counts = np.arange(self.num_experts)
+        self.window: deque[Counts] = deque()
+        self.copies = ExpertCopies(experts, self.group)
+        self._counts = torch.zeros(self.num_experts, dtype=torch.int64, device=ep_mesh.device_type)
+        self._hooks: list[Any] = []
         self.use_options(FssdpOptions())
-        experts.fssdp = self
+        module: Any = experts
+        module.fssdp = self
+        module.register_state_dict_post_hook(_refuse_other_order)
+        module.register_load_state_dict_pre_hook(_take_stock_order)
+
+    @property
+    def owners(self) -> Counts:
+        """The rank that owns each expert [E]."""
+        return self.slots // self.num_local_experts
+
+    @property
+    def holders(self) -> Holders:
+        """Who holds what in this step, owners included [E, D]."""
+        return self._arrangement.holders
+
+    @property
+    def exchange(self) -> ExchangePlan:
+        """What this rank sends and receives in this step."""
+        return self._arrangement.exchanges[0]
 
     def use_options(self, options: FssdpOptions) -> None:
         """Change what may be copied; the window stays.
@@ -98,21 +144,31 @@ class FssdpEP(EPImplementation):
         self.cluster = Cluster(self.num_ranks, per_node)
         self.options = options
         self.window = deque(self.window, maxlen=options.window)
-        self._plan()
+        self.plan()
 
     def step(self) -> None:
         """End an optimizer step: put its counts into the window, and plan the next one. All ranks must call it."""
-        counts = self.counts.to(self.ep_mesh.device_type)
-        dist.all_reduce(counts, group=self.group)
-        self.window.append(counts.cpu().numpy())
-        self.counts = torch.zeros_like(self.counts)
-        self._plan()
+        dist.all_reduce(self._counts, group=self.group)
+        self.window.append(self._counts.cpu().numpy())
+        self._counts = torch.zeros_like(self._counts)
+        self.plan()
 
-    def _plan(self) -> None:
-        busy = self.num_experts if self.options.num_busy is None else self.options.num_busy
-        loads = np.sum(self.window, axis=0) if self.window else np.zeros(self.num_experts, dtype=np.int64)
+    @property
+    def loads(self) -> Counts:
+        """Tokens of each expert in the window [E]."""
+        return np.sum(self.window, axis=0) if self.window else np.zeros(self.num_experts, dtype=np.int64)
+
+    @property
+    def num_busy(self) -> int:
+        """Experts that may be copied."""
+        return self.num_experts if self.options.num_busy is None else self.options.num_busy
+
+    def plan(self) -> None:
+        """Choose the copies of the next step."""
         self.use_holders(
-            materialise(loads, self.owners, self.cluster, num_busy=busy, num_slots=self.options.num_slots)
+            materialise(
+                self.loads, self.owners, self.cluster, num_busy=self.num_busy, num_slots=self.options.num_slots
+            )
         )
 
     def use_holders(self, holders: Holders) -> None:
@@ -121,194 +177,84 @@ class FssdpEP(EPImplementation):
         Args:
             holders: [E, D]; owners are among them, and all ranks use the same.
         """
-        self.holders = holders
-        self.exchange: ExchangePlan = exchange_plan(holders, self.owners, self.rank)
-        self._targets, self._num_targets = _target_table(holders, self.cluster, self.rank)
-        mine = (self.owners == self.rank).nonzero()[0].tolist()
-        self._places = torch.full((self.num_experts,), -1)
-        self._places[[*mine, *self.exchange.received]] = torch.arange(len(mine) + self.exchange.num_received)
+        self._arrangement = self._arrange(holders, [exchange_plan(holders, self.slots, self.rank)])
+
+    def _arrange(self, holders: Holders, exchanges: list[ExchangePlan]) -> _Arrangement:
+        targets, num_targets = _target_table(holders, self.cluster, self.rank)
+        mine = np.argsort(self.slots)[self.rank * self.num_local_experts :][: self.num_local_experts].tolist()
+        held = [*mine, *(expert for exchange in exchanges for expert in exchange.received)]
+        places = torch.full((self.num_experts,), -1)
+        places[held] = torch.arange(len(held))
+        tables = (table.to(self._counts.device) for table in (targets, num_targets, places))
+        return _Arrangement(holders, exchanges, *tables)
+
+    def use_slots(self, slots: Counts) -> None:
+        """Take note that the experts lie at other places now.
+
+        Args:
+            slots: Place of each expert among those of all ranks [E].
+        """
+        self.slots = slots
+        self.plan()
+
+    def prefetch_before(self, decoder_layer: nn.Module) -> None:
+        """Fetch the copies of each call when a module begins, its attention first."""
+        hook = decoder_layer.register_forward_pre_hook(lambda *ignored: self.copies.prefetch(self.exchange))
+        self._hooks.append(hook)
+
+    def remove_prefetch(self) -> None:
+        """Fetch the copies when they are needed."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def __call__(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        num_tokens = len(hidden_states)
+        mine = slice_shared_batch((hidden_states, top_k_index, top_k_weights), self.tp_mesh)
+        return gather_shared_batch(self._dispatch(*mine), self.tp_mesh, num_tokens)
+
+    def _dispatch(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        expert_ids = top_k_index.flatten()
+        counts = torch.bincount(expert_ids, minlength=self.num_experts)
         if torch.is_grad_enabled() and self.experts.training:
-            self.counts += torch.bincount(top_k_index.flatten(), minlength=self.num_experts).cpu()
-        device, num_top_k = hidden_states.device, top_k_index.shape[-1]
-        expert_ids = top_k_index.reshape(-1)
-        keys = self._choose_targets(expert_ids) * self.num_experts + expert_ids
-        order = torch.argsort(keys, stable=True)
+            self._counts += counts
+        plan = self._calibrated(counts) if self.options.calibrate else self._arrangement
+        keys = self._choose_targets(plan, expert_ids, counts) * self.num_experts + expert_ids
+        pairs = torch.argsort(keys, stable=True)
         send_counts = torch.bincount(keys, minlength=self.num_ranks * self.num_experts)
         send_counts = send_counts.view(self.num_ranks, self.num_experts)
         recv_counts = torch.empty_like(send_counts)
         dist.all_to_all_single(recv_counts, send_counts, group=self.group)
         send_sizes, recv_sizes = torch.stack([send_counts.sum(1), recv_counts.sum(1)]).tolist()
-        rows = hidden_states[order // num_top_k]
+        rows = hidden_states[pairs // top_k_index.shape[-1]]
         tokens = exchange_rows(rows, receive=recv_sizes, send=send_sizes, group=self.group)
-        ids = torch.arange(self.num_experts, device=device).repeat(self.num_ranks)
+        ids = torch.arange(self.num_experts, device=rows.device).repeat(self.num_ranks)
         ids = ids.repeat_interleave(recv_counts.flatten(), output_size=sum(recv_sizes))
-        places = self._places.to(device)[ids].unsqueeze(-1)
-        own: list[Any] = list(self.experts._parameters.values())
-        with self._with_copies() as matrices, self._dropping(matrices, own):
-            output = self._run(tokens, places)
-        received = exchange_rows(output, receive=send_sizes, send=recv_sizes, group=self.group)
-        outputs = torch.empty_like(received)
-        outputs[order] = received
-        outputs = outputs.view(*top_k_weights.shape, -1)
-        return (outputs * top_k_weights.unsqueeze(-1)).sum(dim=1)
+        with self.copies.in_place(plan.exchanges, drop=self.options.rematerialise):
+            output = run_experts(self.experts_forward, tokens, plan.places[ids].unsqueeze(-1))
+        output = exchange_rows(output, receive=send_sizes, send=recv_sizes, group=self.group)
+        return combine(output, pairs, top_k_weights)
 
-    def _run(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """Run the experts, each row by one, with weight 1: the weights are applied where the tokens came from."""
-        num_tokens = len(tokens)
-        if not num_tokens:
-            # A row of zeros keeps the backward exchange, and that of the copies, running on all ranks.
-            tokens, places = tokens.sum(dim=0, keepdim=True), places.new_zeros(1, 1)
-        weights = torch.ones_like(places, dtype=tokens.dtype)
-        output: Tensor = self.experts_forward(tokens, places, weights)
-        return output[:num_tokens]
+    def _calibrated(self, counts: Tensor) -> _Arrangement:
+        """The arrangement of this call, when all ranks know what the routers have decided."""
+        counts = counts.clone()
+        dist.all_reduce(counts, group=self.group)
+        slots = {"num_busy": self.num_busy, "num_slots": self.options.num_slots}
+        loads, copy_tokens = counts.cpu().numpy(), self.options.copy_tokens
+        holders = calibrate(loads, self.holders, self.owners, self.cluster, **slots, copy_tokens=copy_tokens)
+        if holders is self.holders:
+            return self._arrangement
+        more = exchange_plan(holders & ~self.holders, self.slots, self.rank)
+        return self._arrange(holders, [self.exchange, more])
 
-    def _choose_targets(self, expert_ids: Tensor) -> Tensor:
+    def _choose_targets(self, plan: _Arrangement, expert_ids: Tensor, counts: Tensor) -> Tensor:
         """The rank that each pair of token and expert goes to: in turn those that are eligible [T K]."""
         order = torch.argsort(expert_ids, stable=True)
-        counts = torch.bincount(expert_ids, minlength=self.num_experts)
         first = (counts.cumsum(0) - counts)[expert_ids[order]]
         turn = torch.empty_like(expert_ids)
         # Ranks begin with different targets, so that few tokens of many ranks do not meet at one.
         turn[order] = torch.arange(len(order), device=expert_ids.device) - first + self.rank
-        targets, number = self._targets.to(expert_ids.device), self._num_targets.to(expert_ids.device)
-        return targets[expert_ids, turn % number[expert_ids]]
-
-    @contextlib.contextmanager
-    def _dropping(self, matrices: dict[str, Tensor], own: list[Tensor]) -> Iterator[None]:
-        """Let autograd forget the matrices with the copies in them, and fetch them again when it needs them."""
-        if not self.options.rematerialise or not torch.is_grad_enabled():
-            yield
-            return
-        again = _Again(own, list(matrices), self.exchange, self.group)
-        names = {matrix.untyped_storage().data_ptr(): name for name, matrix in matrices.items()}
-
-        def pack(tensor: Tensor) -> Any:
-            name = names.get(tensor.untyped_storage().data_ptr())
-            return tensor if name is None else _View(again, name, tensor)
-
-        with torch.autograd.graph.saved_tensors_hooks(
-            pack, lambda kept: kept.get() if isinstance(kept, _View) else kept
-        ):
-            yield
-
-    @contextlib.contextmanager
-    def _with_copies(self) -> Iterator[dict[str, Tensor]]:
-        """Let the experts module have the copies behind its own experts, in the matrices that are given."""
-        experts: Any = self.experts
-        own: dict[str, Any] = dict(experts._parameters)
-        copies = gather_copies(list(own.values()), self.exchange, self.group)
-        matrices = {name: torch.cat([mine, more]) for (name, mine), more in zip(own.items(), copies, strict=True)}
-        num_experts = experts.num_experts
-        try:
-            for name, matrix in matrices.items():
-                del experts._parameters[name]
-                setattr(experts, name, matrix)
-            experts.num_experts = num_experts + self.exchange.num_received
-            yield matrices
-        finally:
-            experts.num_experts = num_experts
-            for name, mine in own.items():
-                vars(experts).pop(name, None)
-                experts._parameters[name] = mine
-
-
-class _Again:
-    """The matrices of a layer with their copies, fetched once more, and dropped with the last view of them.
-
-    Args:
-        own: Parameters of this rank's experts.
-        names: Their names.
-        plan: What was exchanged.
-        group: The process group.
-    """
-
-    def __init__(self, own: list[Tensor], names: list[str], plan: ExchangePlan, group: Any) -> None:
-        self._own, self._names, self._plan, self._group = own, names, plan, group
-        self._matrices: dict[str, Tensor] = {}
-
-    def matrix(self, name: str) -> Tensor:
-        """A matrix; the first call fetches all, on all ranks of the group."""
-        if not self._matrices:
-            with torch.no_grad():
-                copies = gather_copies(self._own, self._plan, self._group)
-                pairs = zip(self._names, self._own, copies, strict=True)
-                self._matrices = {name: torch.cat([mine, more]) for name, mine, more in pairs}
-        return self._matrices[name]
-
-
-class _View:
-    """A tensor of a matrix, without its memory."""
-
-    def __init__(self, again: _Again, name: str, tensor: Tensor) -> None:
-        self._again, self._name = again, name
-        self._layout = tensor.size(), tensor.stride(), tensor.storage_offset()
-
-    def get(self) -> Tensor:
-        """The tensor, made again."""
-        return self._again.matrix(self._name).as_strided(*self._layout)
-
-
-class FssdpCallback(TrainerCallback):
-    """Plans the copies of each optimizer step from the token counts of the last ones.
-
-    Without it, and without calls of `fssdp_step`, nothing is ever copied: the group runs as stock expert parallelism.
-
-    Args:
-        options: What may be copied. Default: `FssdpOptions()`.
-
-    Example:
-        ```python
-        # Under torchrun with 4 processes:
-        spread = DistributedConfig(ep_size=4, fsdp_size=4, ep_implementation="fssdp")
-        model = AutoModelForCausalLM.from_pretrained(folder, distributed_config=spread)
-        Trainer(model, arguments, train_dataset=rows, callbacks=[FssdpCallback(FssdpOptions(num_slots=4))]).train()
-        ```
-
-        >>> from hf_mixture import FssdpCallback, FssdpOptions
-        >>> FssdpCallback(FssdpOptions(num_slots=4)).options.window
-        5
-    """
-
-    def __init__(self, options: FssdpOptions | None = None) -> None:
-        self.options = options
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Set the options."""
-        if self.options is not None:
-            set_fssdp_options(model, self.options)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Plan the next step."""
-        fssdp_step(model)
-
-
-def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
-    """Change what the layers of a model may copy.
-
-    Args:
-        model: A model that was loaded with `ep_implementation="fssdp"`.
-        options: What may be copied.
-
-    Raises:
-        ValueError: If the model was loaded in another way.
-    """
-    for layer in fssdp_layers(model):
-        layer.use_options(options)
-
-
-def fssdp_step(model: nn.Module) -> None:
-    """End an optimizer step of a model that is trained without the Trainer. All ranks must call it.
-
-    Args:
-        model: A model that was loaded with `ep_implementation="fssdp"`.
-
-    Raises:
-        ValueError: If the model was loaded in another way.
-    """
-    for layer in fssdp_layers(model):
-        layer.step()
+        return plan.targets[expert_ids, turn % plan.num_targets[expert_ids]]
 
 
 def fssdp_layers(model: nn.Module) -> list[FssdpEP]:
@@ -325,6 +271,22 @@ def fssdp_layers(model: nn.Module) -> list[FssdpEP]:
             'distributed_config=DistributedConfig(ep_size=..., ep_implementation="fssdp")'
         )
     return layers
+
+
+def _refuse_other_order(module: Any, state: Any, prefix: str, metadata: Any) -> None:
+    """Let no state dict have the experts in another order than the stock one."""
+    layer: FssdpEP = module.fssdp
+    if (layer.slots != np.arange(layer.num_experts)).any():
+        raise ValueError(
+            f"the experts of {prefix.rstrip('.')} have other owners at this point of training, and so another order; "
+            "call restore_experts(model, optimizer) on all ranks before the model is saved"
+        )
+
+
+def _take_stock_order(module: Any, *ignored: Any) -> None:
+    """Note that what is loaded has the stock order."""
+    layer: FssdpEP = module.fssdp
+    layer.use_slots(np.arange(layer.num_experts))
 
 
 def _target_table(holders: Holders, cluster: Cluster, rank: int) -> tuple[Tensor, Tensor]:

@@ -115,20 +115,66 @@ def share_slots(loads: Counts, owners: Counts, cluster: Cluster, *, num_busy: in
         [E, D], owners included.
     """
     held = owners[:, None] == np.arange(cluster.num_devices)
+    free = np.full(cluster.num_devices, num_slots)
+    return _fill_slots(loads, held, free, cluster, num_busy=num_busy)
+
+
+def calibrate(
+    loads: Counts,
+    holders: Holders,
+    owners: Counts,
+    cluster: Cluster,
+    *,
+    num_busy: int,
+    num_slots: int,
+    copy_tokens: float,
+) -> Holders:
+    """Add copies when the routers have decided, if that pays: algorithm 1 once more, with the true loads.
+
+    The slots that the prediction has left free are filled as in `share_slots`. The new copies are on the critical
+    path, forward and backward, so they are taken only if the largest load falls by more than a rank could compute
+    meanwhile.
+
+    Args:
+        loads: Tokens that each expert has got [E].
+        holders: Who holds what by prediction, owners included [E, D].
+        owners: [E].
+        cluster: The devices.
+        num_busy: t.
+        num_slots: m.
+        copy_tokens: Tokens that a rank computes, forward and backward, while it receives an expert and returns its
+            gradient.
+
+    Returns:
+        [E, D]; either `holders` itself, or with more copies.
+    """
+    own = owners[:, None] == np.arange(cluster.num_devices)
+    free = num_slots - (holders & ~own).sum(axis=0)
+    more = _fill_slots(loads, holders.copy(), free, cluster, num_busy=num_busy)
+    wait = (more & ~holders).sum(axis=0).max() * copy_tokens
+    before, after = (predicted_loads(loads, held, cluster).max() for held in (holders, more))
+    return more if after + wait < before else holders
+
+
+def _fill_slots(loads: Counts, held: Holders, free: Counts, cluster: Cluster, *, num_busy: int) -> Holders:
+    """Fill free slots with the busiest experts; `held` and `free` change."""
     chosen = busiest(loads, num_busy)
+    holding = held.sum(axis=1)
     copies = dict.fromkeys(chosen.tolist(), 0)
     averages = [
-        (-float(loads[expert]), place, expert) for place, expert in enumerate(chosen.tolist()) if loads[expert]
+        (-float(loads[expert]) / holding[expert], place, expert)
+        for place, expert in enumerate(chosen.tolist())
+        if loads[expert] and holding[expert] < cluster.num_devices
     ]
     heapq.heapify(averages)
-    slots_left = cluster.num_devices * num_slots
+    slots_left = int(free.sum())
     while slots_left and averages:
         _, place, expert = heapq.heappop(averages)
         copies[expert] += 1
         slots_left -= 1
-        if copies[expert] < cluster.num_devices - 1:
-            heapq.heappush(averages, (-float(loads[expert]) / (copies[expert] + 1), place, expert))
-    free = np.full(cluster.num_devices, num_slots)
+        number = int(holding[expert]) + copies[expert]
+        if number < cluster.num_devices:
+            heapq.heappush(averages, (-float(loads[expert]) / number, place, expert))
     for expert, number in copies.items():
         for _ in range(number):
             device = _place(held[expert], free, cluster)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from counting import CountingBytes
 from transformers import AutoModelForCausalLM, MixtralConfig, OlmoeConfig, Qwen3MoeConfig
 from transformers.distributed import DistributedConfig
 
 import hf_mixture  # noqa: F401 - registers the implementation
-from hf_mixture._compat import collectives
-from hf_mixture.moe.parallel import exchange
 from hf_mixture.moe.parallel.exchange import exchange_plan, gather_copies
-from hf_mixture.moe.parallel.fssdp import FssdpOptions, fssdp_layers, fssdp_step, set_fssdp_options
+from hf_mixture.moe.parallel.fssdp import FssdpOptions, fssdp_layers
+from hf_mixture.moe.parallel.fssdp_training import fssdp_step, set_fssdp_options
 from hf_mixture.moe.parallel.placement import contiguous_owners
+from hf_mixture.moe.parallel.reshard import reshard_experts, restore_experts
 
 
 STEPS, BATCH, LENGTH, EXPERTS = 20, 4, 10, 16
@@ -54,7 +54,7 @@ def batches(rank: int, world: int) -> torch.Tensor:
 
 
 def train(
-    model: Any, ids: torch.Tensor, after_backward: Callable[[], None], after_step: Callable[[], None]
+    model: Any, ids: torch.Tensor, after_backward: Callable[[], None], after_step: Callable[[Any], None]
 ) -> torch.Tensor:
     """Steps of AdamW; gives the losses, in float64 where a model would compute its own in float32."""
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), []
@@ -66,7 +66,7 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.detach())
-        after_step()
+        after_step(optimizer)
     return torch.stack(losses)
 
 
@@ -74,37 +74,18 @@ def alone(folder: Path) -> None:
     for family in CONFIGS:
         model = build(family)
         model.save_pretrained(folder / family)
-        losses = train(model, batches(0, 1), lambda: None, lambda: None)
+        losses = train(model, batches(0, 1), lambda: None, lambda optimizer: None)
         torch.save({"losses": losses, "state": model.state_dict()}, folder / f"{family}.pt")
 
 
-def spread(folder: Path, family: str, implementation: str = "fssdp") -> Any:
+def spread(folder: Path, family: str, implementation: str = "fssdp", *, ep: int | None = None, tp: int = 1) -> Any:
     world = dist.get_world_size()
-    config = DistributedConfig(ep_size=world, fsdp_size=world, ep_implementation=implementation)
+    config = DistributedConfig(
+        ep_size=ep or world, fsdp_size=world // tp, tp_size=tp, ep_implementation=implementation
+    )
     return AutoModelForCausalLM.from_pretrained(
         folder / family, dtype=torch.float64, experts_implementation="eager", distributed_config=config
     ).train()
-
-
-@contextlib.contextmanager
-def counting(module: Any, name: str) -> Iterator[dict[str, int]]:
-    """Count the bytes that go to other ranks through a collective that a module calls."""
-    original, counted = getattr(module, name), {"bytes": 0, "calls": 0}
-    autograd = "autograd" in name
-
-    def count(*args: Any, **kwargs: Any) -> Any:
-        rows, sizes = (args[0], args[2]) if autograd else (args[1], args[3] if len(args) > 3 else None)
-        if sizes is not None:
-            others = sum(size for rank, size in enumerate(sizes) if rank != dist.get_rank())
-            counted["bytes"] += others * rows[0].numel() * rows.element_size() if len(rows) else 0
-            counted["calls"] += 1
-        return original(*args, **kwargs)
-
-    setattr(module, name, count)
-    try:
-        yield counted
-    finally:
-        setattr(module, name, original)
 
 
 def draw(generator: np.random.Generator, *shape: int) -> torch.Tensor:
@@ -124,7 +105,7 @@ def check_algebra() -> None:
             torch.from_numpy(generator.integers(-9, 9, (num_experts, *shape))).double() for shape in ((2, 3), (4,))
         ]
         mine = [chunk[owners == rank].clone().requires_grad_() for chunk in every]
-        plan = exchange_plan(holders, owners, rank)
+        plan = exchange_plan(holders, np.arange(num_experts), rank)
         copies = gather_copies(mine, plan, dist.group.WORLD)
         wanted = [e for e in range(num_experts) if holders[e, rank] and owners[e] != rank]
         assert sorted(plan.received) == wanted
@@ -147,46 +128,132 @@ def check_algebra() -> None:
         assert torch.equal(left, right)
 
 
+def run(
+    folder: Path, family: str, options: FssdpOptions, *, ep: int | None = None, tp: int = 1, checkpoint: bool = False
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Train, and compare losses and all parameters with those of one process."""
+    world = dist.get_world_size()
+    model = spread(folder, family, ep=ep, tp=tp)
+    layers = fssdp_layers(model)
+    set_fssdp_options(model, options)
+    if checkpoint:
+        model.gradient_checkpointing_enable()
+    whole = ep is None and world > tp
+    for layer in layers if whole else []:
+        # In float64 with one rank for each expert, PyTorch divides these gradients twice: the test divides itself.
+        layer.experts.set_gradient_divide_factor(1.0)
+
+    def divide() -> None:
+        for layer in layers if whole else []:
+            for parameter in layer.experts.parameters():
+                parameter.grad /= world // tp
+
+    placements, moved = [], []
+
+    def step(optimizer: Any) -> None:
+        fssdp_step(model)
+        placements.append(layers[0].holders.tobytes())
+        if options.reshard_interval and len(placements) % options.reshard_interval == 0:
+            moved.append(reshard_experts(model, optimizer))
+        if len(placements) == STEPS and any(moved):
+            try:
+                model.state_dict()
+            except ValueError as error:
+                assert "call restore_experts" in str(error)  # noqa: PT017 - the worker is no test of pytest
+            else:
+                raise AssertionError("the experts are in another order")
+            restore_experts(model, optimizer)
+
+    losses = train(model, batches(dist.get_rank() // tp, world // tp), divide, step)
+    mean = losses.clone()
+    dist.all_reduce(mean)
+    reference = torch.load(folder / f"{family}.pt", weights_only=True)
+    said = f"{family} {options} ep={ep} tp={tp}"
+    torch.testing.assert_close(
+        mean / world, reference["losses"], rtol=1e-10, atol=1e-12, msg=lambda text: f"{said}: {text}"
+    )
+    state = {
+        name: value.full_tensor() if hasattr(value, "full_tensor") else value
+        for name, value in model.state_dict().items()
+    }
+    for name, value in state.items():
+        expected = reference["state"][name]
+        torch.testing.assert_close(
+            value, expected, rtol=1e-10, atol=1e-12, msg=lambda text, name=name: f"{said} {name}: {text}"
+        )
+    assert len(set(placements)) > STEPS // 2, "the copies must change"
+    assert any(layer.exchange.num_received for layer in layers)
+    assert not options.reshard_interval or any(moved)
+    return losses, state
+
+
 def check_training(folder: Path, family: str) -> None:
     """Acceptance check 2: losses and all parameters of one process, with other copies at every step."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    reference = torch.load(folder / f"{family}.pt", weights_only=True)
-    results = []
-    for rematerialise in (False, True):
-        model = spread(folder, family)
-        layers = fssdp_layers(model)
-        set_fssdp_options(model, FssdpOptions(num_slots=3, window=2, ranks_per_node=2, rematerialise=rematerialise))
-        for layer in layers:
-            # In float64 with one rank for each expert, PyTorch divides these gradients twice: the test divides itself.
-            layer.experts.set_gradient_divide_factor(1.0)
+    common = {"num_slots": 3, "window": 2, "ranks_per_node": 2}
+    results = [
+        run(folder, family, FssdpOptions(**common, rematerialise=rematerialise, prefetch=prefetch))
+        for rematerialise, prefetch in ((False, True), (True, True), (False, False))
+    ]
+    for losses, state in results[1:]:
+        assert torch.equal(results[0][0], losses)
+        for name, value in results[0][1].items():
+            assert torch.equal(value, state[name])
 
-        def divide(layers: Any = layers) -> None:
-            for layer in layers:
-                for parameter in layer.experts.parameters():
-                    parameter.grad /= world
 
-        placements = []
+def check_variants(folder: Path) -> None:
+    """All else that a run may have, against one process."""
+    common = {"num_slots": 3, "window": 2, "ranks_per_node": 2}
+    run(folder, "mixtral", FssdpOptions(**common, reshard_interval=3))
+    run(folder, "mixtral", FssdpOptions(**common, calibrate=True, copy_tokens=0.0, num_busy=4, rematerialise=True))
+    run(folder, "mixtral", FssdpOptions(**common), checkpoint=True)
+    run(folder, "mixtral", FssdpOptions(**common, rematerialise=True), checkpoint=True)
+    run(folder, "mixtral", FssdpOptions(**common), tp=2)
+    if dist.get_world_size() == 4:
+        run(folder, "mixtral", FssdpOptions(**common), ep=2)
+        run(folder, "mixtral", FssdpOptions(**common, rematerialise=True), ep=2, tp=2)
+        check_refusal(folder)
 
-        def step(model: Any = model, layers: Any = layers, placements: Any = placements) -> None:
-            fssdp_step(model)
-            placements.append(layers[0].holders.tobytes())
 
-        losses = train(model, batches(rank, world), divide, step)
-        mean = losses.clone()
-        dist.all_reduce(mean)
-        torch.testing.assert_close(mean / world, reference["losses"], rtol=1e-10, atol=1e-12)
-        state = {
-            name: value.full_tensor() if hasattr(value, "full_tensor") else value
-            for name, value in model.state_dict().items()
-        }
-        for name, value in state.items():
-            torch.testing.assert_close(value, reference["state"][name], rtol=1e-10, atol=1e-12, msg=f"{family} {name}")
-        assert len(set(placements)) > STEPS // 2, "the copies must change"
-        assert any(layer.exchange.num_received for layer in layers)
-        results.append((losses, state))
-    assert torch.equal(results[0][0], results[1][0])
-    for name, value in results[0][1].items():
-        assert torch.equal(value, results[1][1][name])
+def check_refusal(folder: Path) -> None:
+    """Experts that are sharded over ranks cannot move."""
+    model = spread(folder, "mixtral", ep=2)
+    set_fssdp_options(model, FssdpOptions())
+    for layer in fssdp_layers(model):
+        layer.window.append(np.arange(EXPERTS))
+    try:
+        reshard_experts(model, torch.optim.AdamW(model.parameters()))
+    except ValueError as error:
+        assert "reshard_interval needs experts that lie whole" in str(error)  # noqa: PT017
+    else:
+        raise AssertionError("nothing was refused")
+
+
+def check_half_precision(folder: Path) -> None:
+    """Under autocast copies travel in bfloat16, and the losses are those of stock expert parallelism."""
+    ids = batches(dist.get_rank(), dist.get_world_size())[:4]
+    found, sent = {}, {}
+    for implementation in ("all_to_all", "fssdp"):
+        model = spread(folder, "mixtral", implementation).float()
+        if implementation == "fssdp":
+            set_fssdp_options(model, FssdpOptions(num_slots=3, window=2))
+            for layer in fssdp_layers(model):
+                layer.window.append(np.arange(EXPERTS))
+                layer.plan()
+        optimizer, losses = torch.optim.SGD(model.parameters(), lr=1e-2), []
+        with CountingBytes() as counted:
+            for step in ids:
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    loss = model(input_ids=step, labels=step).loss
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                losses.append(loss.detach())
+        found[implementation], sent[implementation] = torch.stack(losses), counted.parameters
+    torch.testing.assert_close(found["fssdp"], found["all_to_all"], rtol=2e-2, atol=2e-2)
+    layers = fssdp_layers(model)
+    width = sum(parameter[0].numel() for parameter in layers[0].experts._parameters.values())
+    travelled = sum(layer.exchange.num_sent + layer.exchange.num_received for layer in layers)
+    assert sent["fssdp"] == 2 * width * len(ids) * travelled
 
 
 def check_bytes(folder: Path) -> None:
@@ -195,19 +262,13 @@ def check_bytes(folder: Path) -> None:
     ids = batches(rank, world)[0]
     sent: dict[str, int] = {}
     for implementation in ("all_to_all", "fssdp"):
-        from transformers.distributed import expert_parallel
-
-        module = expert_parallel if implementation == "all_to_all" else collectives
         model = spread(folder, "mixtral", implementation)
         if implementation == "fssdp":
             set_fssdp_options(model, FssdpOptions(num_slots=0))
-        with (
-            counting(module, "all_to_all_single_autograd") as tokens,
-            counting(exchange.dist, "all_to_all_single") as copied,
-        ):
+        with CountingBytes() as counted:
             model(input_ids=ids).logits.sum().backward()
-        sent[implementation] = tokens["bytes"]
-        assert implementation == "all_to_all" or copied["bytes"] == 0
+        sent[implementation] = counted.tokens
+        assert counted.parameters == 0
     assert sent["fssdp"] == sent["all_to_all"] > 0
 
     width = sum(
@@ -218,12 +279,12 @@ def check_bytes(folder: Path) -> None:
         set_fssdp_options(model, FssdpOptions(num_busy=2, num_slots=2, rematerialise=rematerialise))
         for layer in fssdp_layers(model):
             layer.window.append(np.arange(EXPERTS) ** 3)
-            layer.use_options(layer.options)
+            layer.plan()
         planned = sum(layer.exchange.num_sent for layer in fssdp_layers(model)) * width
         planned_back = sum(layer.exchange.num_received for layer in fssdp_layers(model)) * width
-        with counting(exchange.dist, "all_to_all_single") as copied:
+        with CountingBytes() as counted:
             model(input_ids=ids).logits.sum().backward()
-        assert copied["bytes"] == planned * (rounds - 1) + planned_back
+        assert counted.parameters == planned * (rounds - 1) + planned_back
         total = torch.tensor([planned])
         dist.all_reduce(total)
         fsdp = len(fssdp_layers(model)) * (world - 1) * EXPERTS * width
@@ -241,10 +302,10 @@ def check_balance(folder: Path) -> None:
         set_fssdp_options(model, FssdpOptions(num_slots=slots))
         layer = fssdp_layers(model)[0]
         received = []
-        run = layer._run
-        layer._run = lambda tokens, places, run=run, received=received: (
+        forward = layer.experts_forward
+        layer.experts_forward = lambda tokens, *rest, forward=forward, received=received: (
             received.append(len(tokens)),
-            run(tokens, places),
+            forward(tokens, *rest),
         )[1]
         for _ in range(3):
             index = torch.stack([torch.multinomial(popularity, 2, generator=generator) for _ in range(400)])
@@ -261,14 +322,17 @@ def check_balance(folder: Path) -> None:
     assert 2 * copies <= 0.6 * 3 * (world - 1) * EXPERTS
 
 
-def main(folder: Path, families: list[str]) -> None:
+def main(folder: Path, what: list[str]) -> None:
     if "WORLD_SIZE" not in os.environ:
         alone(folder)
         return
     dist.init_process_group("gloo")
     assert dist.get_world_size() == int(os.environ["EXPECTED_WORLD"])
-    for family in families:
+    for family in [name for name in what if name in CONFIGS]:
         check_training(folder, family)
+    if "variants" in what:
+        check_variants(folder)
+        check_half_precision(folder)
     if dist.get_world_size() == 4:
         check_algebra()
         check_bytes(folder)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
-from two_processes import run_on
+from two_processes import run_alone, run_on
 
-from hf_mixture.moe.parallel.fssdp import FssdpOptions, fssdp_step
+from hf_mixture import FssdpOptions, fssdp_step
 
 
 WORKER = Path(__file__).with_name("fssdp_worker.py")
@@ -21,7 +19,7 @@ WORKER = Path(__file__).with_name("fssdp_worker.py")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process computes."""
     folder = tmp_path_factory.mktemp("fssdp")
-    subprocess.run([sys.executable, str(WORKER), str(folder)], check=True, capture_output=True)
+    run_alone(WORKER, folder)
     return folder
 
 
@@ -33,14 +31,14 @@ def test_two_processes_train_as_one(reference, monkeypatch):
 @pytest.mark.slow
 def test_two_processes_train_other_families_as_one(reference, monkeypatch):
     monkeypatch.setenv("EXPECTED_WORLD", "2")
-    run_on(2, WORKER, reference, "olmoe", "qwen3_moe")
+    run_on(2, WORKER, reference, "olmoe", "qwen3_moe", "variants")
 
 
 @pytest.mark.slow
 def test_four_processes(reference, monkeypatch):
     """Training, the algebra of the collectives, bytes, and balance, in one start."""
     monkeypatch.setenv("EXPECTED_WORLD", "4")
-    run_on(4, WORKER, reference, "mixtral", "olmoe", "qwen3_moe", timeout=600)
+    run_on(4, WORKER, reference, "mixtral", "olmoe", "qwen3_moe", "variants", timeout=900)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +46,8 @@ def test_four_processes(reference, monkeypatch):
     [
         ({"num_slots": -1}, "num_slots=-1 is not a whole number of at least 0"),
         ({"window": 0}, "window=0 is not a whole number of at least 1"),
+        ({"copy_tokens": -1}, "copy_tokens=-1 is not a number of at least 0"),
+        ({"reshard_interval": 0}, "reshard_interval=0 is not a whole number of at least 1"),
         ({"num_busy": 1.5}, "num_busy=1.5 is not a whole number of at least 0"),
         ({"ranks_per_node": 0}, "ranks_per_node=0 is not a whole number of at least 1"),
     ],
@@ -74,5 +74,5 @@ def test_other_models_have_no_such_layers():
 def test_the_stock_trainer(tmp_path):
     """Losses, clipped gradients and the saved model of one process, with and without accumulation."""
     worker = Path(__file__).with_name("fssdp_trainer_worker.py")
-    subprocess.run([sys.executable, str(worker), str(tmp_path)], check=True, capture_output=True)
+    run_alone(worker, tmp_path)
     run_on(2, worker, tmp_path)

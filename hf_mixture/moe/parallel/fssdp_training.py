@@ -1,0 +1,135 @@
+"""`ep_implementation="fssdp"` under the stock Trainer, and in loops of one's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.trainer_callback import ExportableState
+
+from hf_mixture.moe.parallel.fssdp import FssdpEP, FssdpOptions, fssdp_layers
+from hf_mixture.moe.parallel.reshard import place_experts, reshard_experts, restore_experts
+
+
+class FssdpCallback(TrainerCallback, ExportableState):
+    """Plans the copies of each optimizer step from the token counts of the last ones.
+
+    Without it, and without calls of `fssdp_step`, nothing is ever copied: the group runs as stock expert parallelism.
+    Checkpoints are stock ones, whatever was copied and whoever owned what; a resumed run goes on with the counts and
+    owners that the interrupted one had.
+
+    Args:
+        options: What may be copied. Default: `FssdpOptions()`.
+
+    Example:
+        ```python
+        # Under torchrun with 4 processes:
+        spread = DistributedConfig(ep_size=4, fsdp_size=4, ep_implementation="fssdp")
+        model = AutoModelForCausalLM.from_pretrained(folder, distributed_config=spread)
+        Trainer(model, arguments, train_dataset=rows, callbacks=[FssdpCallback(FssdpOptions(num_slots=4))]).train()
+        ```
+
+        >>> from hf_mixture import FssdpCallback, FssdpOptions
+        >>> FssdpCallback(FssdpOptions(num_slots=4)).options.window
+        5
+    """
+
+    def __init__(self, options: FssdpOptions | None = None) -> None:
+        # What the Trainer makes anew from a checkpoint gets plain data.
+        self.options = FssdpOptions(**options) if isinstance(options, dict) else options or FssdpOptions()
+        self.layers: list[FssdpEP] = []
+        self.slots: list[list[int]] = []
+
+    def state(self) -> dict[str, Any]:
+        """Counts and owners, for a checkpoint."""
+        windows = [[counts.tolist() for counts in layer.window] for layer in self.layers]
+        saved = {"windows": windows, "slots": self.slots}
+        return {"args": {"options": dataclasses.asdict(self.options)}, "attributes": {"saved": saved}}
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        """Set the options; take up what a checkpoint has of counts and owners."""
+        set_fssdp_options(model, self.options)
+        self.layers = fssdp_layers(model)
+        self._keep_slots()
+        entry = state.stateful_callbacks.get(type(self).__name__, {})
+        saved = entry.get("attributes", {}).get("saved")
+        if state.global_step and saved and saved["windows"]:
+            for layer, window in zip(self.layers, saved["windows"], strict=True):
+                layer.window.extend(np.array(counts) for counts in window)
+                layer.plan()
+            self.slots = saved["slots"]
+        # The Trainer expects an entry for every callback, and a checkpoint made without this one has none.
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        """Give the experts the owners that they had before a checkpoint or an evaluation."""
+        place_experts(self.layers, [np.array(slots) for slots in self.slots], _bare(optimizer))
+
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        """Plan the next step."""
+        fssdp_step(model)
+        interval = self.options.reshard_interval
+        if interval is not None and state.global_step % interval == 0:
+            reshard_experts(model, _bare(optimizer))
+            self._keep_slots()
+        if control.should_save or control.should_evaluate or control.should_training_stop:
+            restore_experts(model, _bare(optimizer))
+
+    def on_epoch_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        """Put the experts back, as the model may be evaluated or saved."""
+        restore_experts(model, _bare(optimizer))
+
+    def _keep_slots(self) -> None:
+        self.slots = [layer.slots.tolist() for layer in self.layers]
+
+
+def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
+    """Change what the layers of a model may copy.
+
+    Args:
+        model: A model that was loaded with `ep_implementation="fssdp"`.
+        options: What may be copied.
+
+    Raises:
+        ValueError: If the model was loaded in another way, or its ranks do not fill nodes.
+    """
+    layers = fssdp_layers(model)
+    for layer, before in zip(layers, [None, *layers[:-1]], strict=True):
+        layer.use_options(options)
+        layer.copies.previous = before.copies if before is not None else None
+        layer.remove_prefetch()
+    if not options.prefetch:
+        return
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            for layer in layers:
+                if any(inner is layer.experts for inner in module.modules()):
+                    layer.prefetch_before(module)
+
+
+def fssdp_step(model: nn.Module) -> None:
+    """End an optimizer step of a model that is trained without the Trainer. All ranks must call it.
+
+    Args:
+        model: A model that was loaded with `ep_implementation="fssdp"`.
+
+    Raises:
+        ValueError: If the model was loaded in another way.
+    """
+    for layer in fssdp_layers(model):
+        layer.step()
+
+
+def _bare(optimizer: Any) -> Any:
+    """The optimizer of PyTorch, without the wrapper of Accelerate."""
+    return getattr(optimizer, "optimizer", optimizer)
