@@ -21,6 +21,7 @@ COMMANDS = {
     "mote",
     "mwq",
     "plan",
+    "simulate-ep",
     "thoughts",
     "trace",
     "train",

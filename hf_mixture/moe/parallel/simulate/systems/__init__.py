@@ -1,0 +1,1 @@
+"""Systems of expert-parallel training, by name."""
