@@ -14,8 +14,11 @@ def add_parser(subparsers: Any) -> None:
         help="how to lay a sparse model out over GPUs: memory, traffic and estimated speed of all mappings",
         description="A model of memory and time with constants fitted to published measurements on H100 GPUs.",
     )
-    parser.add_argument("--model", required=True, help="folder or Hub id; only its configuration is read")
-    parser.add_argument("--gpus", type=int, required=True, help="number of GPUs")
+    parser.add_argument("--model", help="folder or Hub id; only its configuration is read")
+    parser.add_argument("--gpus", type=int, help="number of GPUs")
+    parser.add_argument(
+        "--recipe", help="instead of a model: a YAML file of layouts, or the name of a packaged recipe: plan_mixtral"
+    )
     parser.add_argument("--gpu", default="h100", help="h100, h200 or a100 (default: h100)")
     parser.add_argument("--seq", type=int, default=4096, help="tokens of a sequence (default: 4096)")
     parser.add_argument("--batch", type=int, default=256, help="sequences of an optimizer step (default: 256)")
@@ -26,6 +29,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search and print."""
+    if args.recipe is not None:
+        return _run_recipe(args)
+    if args.model is None or args.gpus is None:
+        raise ValueError("hf-mixture plan needs --model and --gpus, or --recipe")
     from hf_mixture.moe.parallel.planner import plan_folding
     from hf_mixture.moe.parallel.report import as_json, describe_search
     from hf_mixture.moe.parallel.shape import cluster_of
@@ -39,4 +46,18 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(as_json(found, top=args.top), indent=2))
     else:
         print(describe_search(found, top=args.top))
+    return 0
+
+
+def _run_recipe(args: argparse.Namespace) -> int:
+    from hf_mixture.training.folding.recipe import resolve_folding
+    from hf_mixture.training.folding.run import folding_recipe
+    from hf_mixture.training.resolve import find_recipe
+
+    if args.model is not None or args.gpus is not None:
+        raise ValueError("--recipe names its models and GPUs itself; remove --model and --gpus")
+    recipe = resolve_folding(find_recipe(args.recipe))
+    results = folding_recipe(recipe, command=f"hf-mixture plan --recipe {args.recipe}")
+    if args.json:
+        print(json.dumps(results["searches"], indent=2))
     return 0

@@ -13,6 +13,8 @@ KEYS = {
     "thoughts": "thoughts",
     "mote run": "finetune",
     "mwq run": "bit_routers",
+    "spread run": "systems",
+    "plan --recipe": "layouts",
 }
 
 

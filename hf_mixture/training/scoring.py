@@ -89,3 +89,31 @@ def learning_curve(log: Sequence[Mapping[str, Any]], validation: Mapping[str, Wi
 def finite(value: float) -> float | None:
     """Return a score, or None for one that is not finite: JSON has no NaN."""
     return value if math.isfinite(value) else None
+
+
+def mixture_scores(
+    model: Any, windows: Mapping[str, Windows], weights: Mapping[str, float], *, batch_size: int, label: str
+) -> dict[str, float]:
+    """Score a model on every domain, and on the mixture as a whole.
+
+    Args:
+        model: The model.
+        windows: Held-out windows of each domain.
+        weights: Shares of the domains in the mixture.
+        batch_size: Windows that are scored at once.
+        label: Name of the model, for progress and messages.
+
+    Returns:
+        Bits per byte of every domain, and their mean by the shares as `mean`.
+
+    Raises:
+        RuntimeError: If a loss is not finite.
+    """
+    found = {}
+    for domain, held_out in windows.items():
+        nats = total_nats(model, held_out, batch_size=batch_size, progress=f"scoring {label} on {domain}")
+        found[domain] = bits_per_byte(nats, held_out.num_bytes)
+    if not all(math.isfinite(value) for value in found.values()):
+        raise RuntimeError(f"{label}: the loss is not finite; lower the learning rate of the recipe")
+    total = math.fsum(weights.values())
+    return found | {"mean": math.fsum(found[domain] * share for domain, share in weights.items()) / total}

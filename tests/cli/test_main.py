@@ -22,6 +22,7 @@ COMMANDS = {
     "mwq",
     "plan",
     "simulate-ep",
+    "spread",
     "thoughts",
     "trace",
     "train",

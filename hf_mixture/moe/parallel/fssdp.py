@@ -100,6 +100,7 @@ class FssdpEP(EPImplementation):
         options: What may be copied; `set_fssdp_options` changes it.
         slots: Place of each expert among those of all ranks, in the order of the ranks [E].
         window: Token counts of the last steps, each [E].
+        rank_loads: Tokens that each rank has computed in the last step [D].
     """
 
     def __init__(self, experts: nn.Module, ep_mesh: Any, tp_mesh: Any) -> None:
@@ -111,7 +112,9 @@ class FssdpEP(EPImplementation):
         self.slots: Counts = np.arange(self.num_experts)
         self.window: deque[Counts] = deque()
         self.copies = ExpertCopies(experts, self.group)
-        self._counts = torch.zeros(self.num_experts, dtype=torch.int64, device=ep_mesh.device_type)
+        # Tokens of this rank's batches for each expert, and then those that each rank has computed.
+        self._counts = torch.zeros(self.num_experts + self.num_ranks, dtype=torch.int64, device=ep_mesh.device_type)
+        self.rank_loads: Counts = np.zeros(self.num_ranks, dtype=np.int64)
         self._hooks: list[Any] = []
         self.use_options(FssdpOptions())
         module: Any = experts
@@ -149,7 +152,9 @@ class FssdpEP(EPImplementation):
     def step(self) -> None:
         """End an optimizer step: put its counts into the window, and plan the next one. All ranks must call it."""
         dist.all_reduce(self._counts, group=self.group)
-        self.window.append(self._counts.cpu().numpy())
+        counts = self._counts.cpu().numpy()
+        self.window.append(counts[: self.num_experts])
+        self.rank_loads = counts[self.num_experts :]
         self._counts = torch.zeros_like(self._counts)
         self.plan()
 
@@ -216,8 +221,9 @@ class FssdpEP(EPImplementation):
     def _dispatch(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         expert_ids = top_k_index.flatten()
         counts = torch.bincount(expert_ids, minlength=self.num_experts)
-        if torch.is_grad_enabled() and self.experts.training:
-            self._counts += counts
+        is_training = torch.is_grad_enabled() and self.experts.training
+        if is_training:
+            self._counts[: self.num_experts] += counts
         plan = self._calibrated(counts) if self.options.calibrate else self._arrangement
         keys = self._choose_targets(plan, expert_ids, counts) * self.num_experts + expert_ids
         pairs = torch.argsort(keys, stable=True)
@@ -226,6 +232,8 @@ class FssdpEP(EPImplementation):
         recv_counts = torch.empty_like(send_counts)
         dist.all_to_all_single(recv_counts, send_counts, group=self.group)
         send_sizes, recv_sizes = torch.stack([send_counts.sum(1), recv_counts.sum(1)]).tolist()
+        if is_training:
+            self._counts[self.num_experts + self.rank] += sum(recv_sizes)
         rows = hidden_states[pairs // top_k_index.shape[-1]]
         tokens = exchange_rows(rows, receive=recv_sizes, send=send_sizes, group=self.group)
         ids = torch.arange(self.num_experts, device=rows.device).repeat(self.num_ranks)

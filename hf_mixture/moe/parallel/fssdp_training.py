@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_callback import ExportableState
 
+from hf_mixture._compat.transformers import extend_logs
 from hf_mixture.moe.parallel.fssdp import FssdpEP, FssdpOptions, fssdp_layers
 from hf_mixture.moe.parallel.reshard import place_experts, reshard_experts, restore_experts
 
@@ -19,8 +20,10 @@ class FssdpCallback(TrainerCallback, ExportableState):
     """Plans the copies of each optimizer step from the token counts of the last ones.
 
     Without it, and without calls of `fssdp_step`, nothing is ever copied: the group runs as stock expert parallelism.
-    Checkpoints are stock ones, whatever was copied and whoever owned what; a resumed run goes on with the counts and
-    owners that the interrupted one had.
+    Log entries get `fssdp/imbalance`, tokens of the busiest rank over those of the mean, minus 1, and `fssdp/copies`
+    of a rank, both means over layers; the imbalance is that of the steps since the last entry. Checkpoints are stock
+    ones, whatever was copied and whoever owned what; with `ShardedCheckpointCallback`, a resumed run goes on with the
+    counts and owners that the interrupted one had.
 
     Args:
         options: What may be copied. Default: `FssdpOptions()`.
@@ -43,6 +46,7 @@ class FssdpCallback(TrainerCallback, ExportableState):
         self.options = FssdpOptions(**options) if isinstance(options, dict) else options or FssdpOptions()
         self.layers: list[FssdpEP] = []
         self.slots: list[list[int]] = []
+        self._imbalance: list[float] = []
 
     def state(self) -> dict[str, Any]:
         """Counts and owners, for a checkpoint."""
@@ -54,6 +58,7 @@ class FssdpCallback(TrainerCallback, ExportableState):
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
         """Set the options; take up what a checkpoint has of counts and owners."""
+        extend_logs()
         set_fssdp_options(model, self.options)
         self.layers = fssdp_layers(model)
         self._keep_slots()
@@ -76,6 +81,8 @@ class FssdpCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Plan the next step."""
         fssdp_step(model)
+        loads = np.stack([layer.rank_loads for layer in self.layers])
+        self._imbalance.append(float((loads.max(axis=1) / loads.mean(axis=1)).mean() - 1))
         interval = self.options.reshard_interval
         if interval is not None and state.global_step % interval == 0:
             reshard_experts(model, _bare(optimizer))
@@ -88,6 +95,14 @@ class FssdpCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Put the experts back, as the model may be evaluated or saved."""
         restore_experts(model, _bare(optimizer))
+
+    def extend_logs(self, args: Any, state: Any, logs: dict[str, Any]) -> dict[str, float]:
+        """What an entry of the log gets."""
+        if "loss" not in logs or not self._imbalance:
+            return {}
+        imbalance, self._imbalance = float(np.mean(self._imbalance)), []
+        copies = np.mean([(layer.holders.sum() - layer.num_experts) / layer.num_ranks for layer in self.layers])
+        return {"fssdp/imbalance": imbalance, "fssdp/copies": float(copies)}
 
     def _keep_slots(self) -> None:
         self.slots = [layer.slots.tolist() for layer in self.layers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -122,7 +123,7 @@ def plan_folding(
             raise ValueError(f"{name}={value!r} is not a positive whole number")
     shape = shape_of(config)
     candidates = []
-    for plan in plans_of(shape, cluster.num_gpus, "folding"):
+    for plan in plans_of(shape, cluster.num_gpus, "folding", sequence):
         best = best_of_plan(
             shape,
             plan,
@@ -145,14 +146,17 @@ def plan_folding(
     )
 
 
-def plans_of(shape: ModelShape, world: int, method: Method) -> Iterator[FoldingPlan]:
+def plans_of(shape: ModelShape, world: int, method: Method, sequence: int = 4096) -> Iterator[FoldingPlan]:
     """The plans that a method may use: powers of two within a node for tp and etp, and what divides the model.
+
+    Context parallelism is for long sequences: each of its ranks has 4,096 tokens or more.
 
     Args:
         shape: The model.
         world: Number of ranks.
         method: `"folding"`; `"megatron"`, without folding; `"tp_ep_dp"`, that without a pipeline; `"fsdp_ep"` and
             `"fsdp"`, fully sharded with and without expert parallelism.
+        sequence: Tokens of a sequence. Default: 4096.
 
     Yields:
         Plans.
@@ -160,12 +164,13 @@ def plans_of(shape: ModelShape, world: int, method: Method) -> Iterator[FoldingP
     tps = [size for size in (1, 2, 4, 8) if world % size == 0 and shape.kv_width % size == 0]
     pps = [size for size in divisors(world) if shape.num_layers % size == 0 and size <= 16]
     eps = [size for size in divisors(world) if shape.num_experts % size == 0]
-    for tp in tps:
-        for pp in pps if method in ("folding", "megatron") else [1]:
-            for ep in eps if method != "fsdp" else [1]:
-                for etp in tps if method == "folding" else [tp]:
-                    if world % (tp * pp) == 0 and world % (etp * ep * pp) == 0:
-                        yield FoldingPlan(world=world, tp=tp, pp=pp, ep=ep, etp=etp)
+    cps = [size for size in (1, 2, 4, 8) if size == 1 or sequence // size >= 4096]
+    pipelined = method in ("folding", "megatron")
+    for tp, pp, cp in itertools.product(tps, pps if pipelined else [1], cps if pipelined else [1]):
+        for ep in eps if method != "fsdp" else [1]:
+            for etp in tps if method == "folding" else [tp]:
+                if world % (tp * cp * pp) == 0 and world % (etp * ep * pp) == 0:
+                    yield FoldingPlan(world=world, tp=tp, cp=cp, pp=pp, ep=ep, etp=etp)
 
 
 def best_of_plan(

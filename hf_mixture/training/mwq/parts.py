@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from hf_mixture.training.prepare import Prepared, training_rows
 from hf_mixture.training.recipe import StageSpec
 from hf_mixture.training.reload import save_reference
 from hf_mixture.training.resolve import training_argument_values
-from hf_mixture.training.scoring import bits_per_byte, learning_curve, total_nats
+from hf_mixture.training.scoring import learning_curve, mixture_scores
 from hf_mixture.training.stage import train_stage
 
 
@@ -149,16 +148,9 @@ def load(run: MwqRun, name: str, **options: Any) -> Any:
 
 def scores(run: MwqRun, model: Any, label: str) -> dict[str, float]:
     """Test bits per byte of every domain, and their mean by the shares of the mixture as `mean`."""
-    found = {}
-    for domain, windows in run.prepared.windows("test", run.recipe.block_size).items():
-        batch_size = run.recipe.evaluation.batch_size
-        nats = total_nats(model, windows, batch_size=batch_size, progress=f"scoring {label} on {domain}")
-        found[domain] = bits_per_byte(nats, windows.num_bytes)
-    if not all(math.isfinite(value) for value in found.values()):
-        raise RuntimeError(f"{label}: the loss is not finite; lower the learning rate of the recipe")
-    weights = run.recipe.mixture.weights
-    total = math.fsum(weights.values())
-    return found | {"mean": math.fsum(found[domain] * share for domain, share in weights.items()) / total}
+    recipe = run.recipe
+    windows = run.prepared.windows("test", recipe.block_size)
+    return mixture_scores(model, windows, recipe.mixture.weights, batch_size=recipe.evaluation.batch_size, label=label)
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

@@ -103,6 +103,9 @@ def main(folder: Path) -> None:
         trainer = train(model, folder / "spread", world=2, accumulate=accumulate, callbacks=[callback])
         assert dist.get_world_size() == 2
         torch.testing.assert_close(losses(trainer), expected, rtol=1e-4, atol=1e-4)
+        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        assert all(0 <= entry["fssdp/imbalance"] < 1 for entry in logged)
+        assert {entry["fssdp/copies"] for entry in logged} <= {0.0, 0.5, 1.0, 1.5, 2.0}
         assert max(callback.copies) > min(callback.copies) >= 16, "other experts must be copied at other steps"
         check_saved(model, folder, reference)
 

@@ -187,3 +187,24 @@ def test_the_command(tmp_path, capsys):
     assert set(found["best"]["engines"]) == {"transformers", "accelerate", "torchtitan", "megatron"}
     assert main(["plan", "--model", str(tmp_path / "none"), "--gpus", "16"]) != 0
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_long_contexts_were_not_fitted_and_are_near():
+    """Context parallelism: the mappings of the paper from 16k to 128k tokens, of which nothing was fitted."""
+    content = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    for cell in content["long_context"]:
+        shape = ModelShape(**content["models"][cell["model"]])
+        found = []
+        for plan in plans_of(shape, cell["gpus"], "folding", cell["sequence"]):
+            if all(getattr(plan, name) == size for name, size in cell["sizes"].items()):
+                options = {"sequence": cell["sequence"], "global_batch": 256, "micro_batches": (1,)}
+                candidate = best_of_plan(shape, plan, cluster_of("h100", cell["gpus"]), **options)
+                if candidate is not None and candidate.fits:
+                    found.append(100 * candidate.estimate.mfu)
+        assert max(found) == pytest.approx(cell["mfu"], rel=0.1)
+
+
+def test_context_parallelism_is_for_long_sequences():
+    shape = shape_of(MixtralConfig())
+    assert {plan.cp for plan in plans_of(shape, 64, "folding")} == {1}
+    assert {plan.cp for plan in plans_of(shape, 64, "folding", 16384)} == {1, 2, 4}
