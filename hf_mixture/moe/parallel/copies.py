@@ -1,5 +1,8 @@
 """The experts module of a layer with copies of other ranks' experts behind its own, for the time of a call.
 
+Its own experts are the rows of its parameters; or, where experts lie in any layer's parameters (a pool of slots), some
+rows of several modules.
+
 Letters: E experts, D ranks of the group.
 """
 
@@ -7,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +28,9 @@ class ExpertCopies:
         group: The process group.
 
     Attributes:
+        rows: Where this layer's experts of this rank lie, in their order: modules, and rows of their parameters. None
+            if they are all rows of this one's.
+        gradient_scale: What gradients of this rank's experts are multiplied by.
         previous: That of the layer before, whose copies are fetched again while this layer's attention runs
             backwards; None for the first.
     """
@@ -32,6 +38,8 @@ class ExpertCopies:
     def __init__(self, experts: nn.Module, group: Any) -> None:
         self._experts: Any = experts
         self._group = group
+        self.rows: list[tuple[ExpertCopies, list[int]]] | None = None
+        self.gradient_scale = 1.0
         self._dtype: torch.dtype | None = None
         self._fetch: tuple[ExchangePlan, Fetch] | None = None
         self._dropped: weakref.ref[_Dropped] | None = None
@@ -52,8 +60,26 @@ class ExpertCopies:
 
     def _own(self) -> list[Tensor] | None:
         """The parameters of this rank's experts outside of a call; None if they are sharded themselves."""
-        own = [_local(parameter) for parameter in self._experts._parameters.values()]
-        return None if any(parameter is None for parameter in own) else [p for p in own if p is not None]
+        own = self._working(self._experts._parameters)
+        if own is None or self._dtype is None:
+            return own
+        return own if self.rows is None else [parameter.to(self._dtype) for parameter in own]
+
+    def _working(self, parameters: Mapping[str, Any]) -> list[Tensor] | None:
+        """The experts of this rank, from this layer's parameters and maybe others'; None if they are sharded."""
+        found = []
+        for name, mine in parameters.items():
+            local = _local(mine)
+            if local is None:
+                return None
+            parts = [local] if self.rows is None else [local[:0]]
+            for other, rows in self.rows or []:
+                part = local if other is self else _local(other._experts._parameters[name])
+                if part is None:
+                    return None
+                parts.append(part[rows].to(local.dtype))
+            found.append(parts[0] if self.rows is None else torch.cat(parts))
+        return found
 
     @contextlib.contextmanager
     def in_place(self, plans: list[ExchangePlan], *, drop: bool) -> Iterator[None]:
@@ -64,7 +90,10 @@ class ExpertCopies:
             drop: Whether to forget the copies after the forward pass, and fetch them again for the backward pass.
         """
         experts, own = self._experts, dict(self._experts._parameters)
-        working = list(own.values())
+        working = self._working(own)
+        assert working is not None  # noqa: S101 - within a call parameters are together
+        if self.gradient_scale != 1:
+            working = [_ScaleGradient.apply(parameter, self.gradient_scale) for parameter in working]
         if torch.is_autocast_enabled(working[0].device.type):
             # Products would be computed in this type anyway: so half as much is sent.
             working = [parameter.to(torch.get_autocast_dtype(working[0].device.type)) for parameter in working]
@@ -78,13 +107,16 @@ class ExpertCopies:
                 if number == 0
                 else gather_copies(working, plan, self._group)
             )
+        if not sum(len(part[0]) for part in parts):
+            # A rank without experts runs one of zeros on no tokens, so that the exchanges of the backward pass run.
+            parts.append([parameter.new_zeros(1, *parameter.shape[1:]) for parameter in working])
         matrices = dict(zip(own, map(torch.cat, zip(*parts, strict=True)), strict=True))
         num_experts = experts.num_experts
         try:
             for name, matrix in matrices.items():
                 del experts._parameters[name]
                 setattr(experts, name, matrix)
-            experts.num_experts = num_experts + sum(plan.num_received for plan in plans)
+            experts.num_experts = sum(len(part[0]) for part in parts)
             with self._dropping(matrices, working, plans) if drop else contextlib.nullcontext():
                 yield
         finally:
@@ -167,6 +199,19 @@ class _View:
     def get(self) -> Tensor:
         """The tensor, made again."""
         return self._dropped.matrix(self._name).as_strided(*self._layout)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """A tensor whose gradient is multiplied by a number."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0] * ctx.scale, None
 
 
 def _local(parameter: Any) -> Tensor | None:

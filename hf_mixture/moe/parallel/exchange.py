@@ -45,24 +45,32 @@ class ExchangePlan:
         return [expert for experts in self.receive for expert in experts]
 
 
-def exchange_plan(copies: Holders, slots: Counts, rank: int) -> ExchangePlan:
+def exchange_plan(copies: Holders, owners: Counts, rank: int, *, slots: Counts | None = None) -> ExchangePlan:
     """Work out what a rank sends and receives.
 
     Args:
         copies: Who gets a copy of what; owners do not count [E, D].
-        slots: Place of each expert among those of all ranks, in their order [E]; as many for each rank.
+        owners: [E].
         rank: The rank in the group.
+        slots: What an owner's experts are ordered by [E]. Default: their numbers.
 
     Returns:
         Its plan.
     """
     num_experts, num_ranks = copies.shape
-    owners, place = np.divmod(slots, num_experts // num_ranks)
-    mine = (owners == rank).nonzero()[0]
-    send = [[int(place[e]) for e in mine if copies[e, other] and other != rank] for other in range(num_ranks)]
+    mine = experts_of(rank, owners, np.arange(num_experts) if slots is None else slots)
+    place = {expert: number for number, expert in enumerate(mine)}
+    send = [[place[e] for e in sorted(mine) if copies[e, other] and other != rank] for other in range(num_ranks)]
     wanted = [expert for expert in range(num_experts) if copies[expert, rank] and owners[expert] != rank]
     receive = [[expert for expert in wanted if owners[expert] == other] for other in range(num_ranks)]
     return ExchangePlan(send, receive)
+
+
+def experts_of(rank: int, owners: Counts, slots: Counts) -> list[int]:
+    """The experts that a rank owns, in the order in which they lie there."""
+    mine = (owners == rank).nonzero()[0]
+    ordered: list[int] = mine[np.argsort(slots[mine])].tolist()
+    return ordered
 
 
 class Fetch:

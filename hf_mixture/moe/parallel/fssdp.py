@@ -23,7 +23,7 @@ from transformers.distributed.expert_parallel import EPImplementation
 from hf_mixture._compat.collectives import exchange_rows
 from hf_mixture.moe.parallel.copies import ExpertCopies
 from hf_mixture.moe.parallel.dispatch import combine, gather_shared_batch, run_experts, slice_shared_batch
-from hf_mixture.moe.parallel.exchange import ExchangePlan, exchange_plan
+from hf_mixture.moe.parallel.exchange import ExchangePlan, exchange_plan, experts_of
 from hf_mixture.moe.parallel.placement import Cluster, Counts, Holders, calibrate, materialise
 
 
@@ -43,8 +43,10 @@ class FssdpOptions:
         calibrate: Whether free slots are filled when the routers have decided, where that pays. Default: False.
         copy_tokens: For `calibrate`: tokens that a rank computes, forward and backward, while it receives an expert
             and returns its gradient. Default: 1000, about that of an H100 with links of 50 GB/s.
-        reshard_interval: Optimizer steps after which experts get new owners, each rank as many of each layer. Default:
-            never; the paper has 100.
+        reshard_interval: Optimizer steps after which experts get new owners. Default: never; the paper has 100.
+        pool: Whether a rank may then own any number of a layer's experts, as long as all ranks own as many over all
+            layers, as in the paper; an expert may then lie in the parameters of another layer until a checkpoint.
+            Default: False, as many of each layer.
 
     Raises:
         ValueError: If a value is out of range.
@@ -64,6 +66,7 @@ class FssdpOptions:
     calibrate: bool = False
     copy_tokens: float = 1000.0
     reshard_interval: int | None = None
+    pool: bool = False
 
     def __post_init__(self) -> None:
         least = {"num_busy": 0, "num_slots": 0, "window": 1, "ranks_per_node": 1, "reshard_interval": 1}
@@ -98,7 +101,9 @@ class FssdpEP(EPImplementation):
 
     Attributes:
         options: What may be copied; `set_fssdp_options` changes it.
-        slots: Place of each expert among those of all ranks, in the order of the ranks [E].
+        layers: All layers of the model; `slots` is about them, `index` is this one's number.
+        slots: Where each expert lies [E]: slot (d L + l) n + r is row r of layer l's parameters on rank d, each rank
+            having n rows in each of L layers.
         window: Token counts of the last steps, each [E].
         rank_loads: Tokens that each rank has computed in the last step [D].
     """
@@ -109,7 +114,8 @@ class FssdpEP(EPImplementation):
         self.group = ep_mesh.get_group()
         self.rank, self.num_ranks = ep_mesh.get_local_rank(), ep_mesh.size()
         self.num_experts = self.num_local_experts * self.num_ranks
-        self.slots: Counts = np.arange(self.num_experts)
+        self.layers, self.index = [self], 0
+        self.slots = self.stock_slots
         self.window: deque[Counts] = deque()
         self.copies = ExpertCopies(experts, self.group)
         # Tokens of this rank's batches for each expert, and then those that each rank has computed.
@@ -125,7 +131,25 @@ class FssdpEP(EPImplementation):
     @property
     def owners(self) -> Counts:
         """The rank that owns each expert [E]."""
-        return self.slots // self.num_local_experts
+        return self.slots // (len(self.layers) * self.num_local_experts)
+
+    @property
+    def stock_slots(self) -> Counts:
+        """Where each expert lies in stock expert parallelism [E]."""
+        owners, rows = np.divmod(np.arange(self.num_experts), self.num_local_experts)
+        return (owners * len(self.layers) + self.index) * self.num_local_experts + rows
+
+    def join(self, layers: list[FssdpEP], index: int) -> None:
+        """Take note of the other layers of the model.
+
+        Args:
+            layers: All layers, in their order.
+            index: The number of this one.
+        """
+        if layers != self.layers:
+            self.layers, self.index = layers, index
+            self.use_slots(self.stock_slots)
+        self.copies.previous = layers[index - 1].copies if index else None
 
     @property
     def holders(self) -> Holders:
@@ -182,11 +206,14 @@ class FssdpEP(EPImplementation):
         Args:
             holders: [E, D]; owners are among them, and all ranks use the same.
         """
-        self._arrangement = self._arrange(holders, [exchange_plan(holders, self.slots, self.rank)])
+        self._arrangement = self._arrange(holders, [self._exchange(holders)])
+
+    def _exchange(self, copies: Holders) -> ExchangePlan:
+        return exchange_plan(copies, self.owners, self.rank, slots=self.slots)
 
     def _arrange(self, holders: Holders, exchanges: list[ExchangePlan]) -> _Arrangement:
         targets, num_targets = _target_table(holders, self.cluster, self.rank)
-        mine = np.argsort(self.slots)[self.rank * self.num_local_experts :][: self.num_local_experts].tolist()
+        mine = experts_of(self.rank, self.owners, self.slots)
         held = [*mine, *(expert for exchange in exchanges for expert in exchange.received)]
         places = torch.full((self.num_experts,), -1)
         places[held] = torch.arange(len(held))
@@ -197,10 +224,32 @@ class FssdpEP(EPImplementation):
         """Take note that the experts lie at other places now.
 
         Args:
-            slots: Place of each expert among those of all ranks [E].
+            slots: Where each expert lies [E].
         """
         self.slots = slots
+        rows: dict[int, list[int]] = {}
+        for expert in experts_of(self.rank, self.owners, slots):
+            layer, row = divmod(
+                int(slots[expert]) % (len(self.layers) * self.num_local_experts), self.num_local_experts
+            )
+            rows.setdefault(layer, []).append(row)
+        whole = {self.index: list(range(self.num_local_experts))}
+        self.copies.rows = None if rows == whole else [(self.layers[layer].copies, rows[layer]) for layer in rows]
         self.plan()
+
+    def average_gradients(self, num_batches: int) -> None:
+        """Divide gradients by the number of batches here, and not in fully sharded data parallelism.
+
+        That divides the gradients of this module's parameters, and experts may lie in another's; and it divides
+        those in float64 and float16 twice where each expert has one rank (PyTorch 2.13).
+
+        Args:
+            num_batches: Ranks that see other tokens.
+        """
+        module: Any = self.experts
+        if hasattr(module, "set_gradient_divide_factor"):
+            module.set_gradient_divide_factor(1.0)
+            self.copies.gradient_scale = 1.0 / num_batches
 
     def prefetch_before(self, decoder_layer: nn.Module) -> None:
         """Fetch the copies of each call when a module begins, its attention first."""
@@ -252,8 +301,7 @@ class FssdpEP(EPImplementation):
         holders = calibrate(loads, self.holders, self.owners, self.cluster, **slots, copy_tokens=copy_tokens)
         if holders is self.holders:
             return self._arrangement
-        more = exchange_plan(holders & ~self.holders, self.slots, self.rank)
-        return self._arrange(holders, [self.exchange, more])
+        return self._arrange(holders, [self.exchange, self._exchange(holders & ~self.holders)])
 
     def _choose_targets(self, plan: _Arrangement, expert_ids: Tensor, counts: Tensor) -> Tensor:
         """The rank that each pair of token and expert goes to: in turn those that are eligible [T K]."""
@@ -284,7 +332,7 @@ def fssdp_layers(model: nn.Module) -> list[FssdpEP]:
 def _refuse_other_order(module: Any, state: Any, prefix: str, metadata: Any) -> None:
     """Let no state dict have the experts in another order than the stock one."""
     layer: FssdpEP = module.fssdp
-    if (layer.slots != np.arange(layer.num_experts)).any():
+    if (layer.slots != layer.stock_slots).any():
         raise ValueError(
             f"the experts of {prefix.rstrip('.')} have other owners at this point of training, and so another order; "
             "call restore_experts(model, optimizer) on all ranks before the model is saved"
@@ -294,7 +342,7 @@ def _refuse_other_order(module: Any, state: Any, prefix: str, metadata: Any) -> 
 def _take_stock_order(module: Any, *ignored: Any) -> None:
     """Note that what is loaded has the stock order."""
     layer: FssdpEP = module.fssdp
-    layer.use_slots(np.arange(layer.num_experts))
+    layer.use_slots(layer.stock_slots)
 
 
 def _target_table(holders: Holders, cluster: Cluster, rank: int) -> tuple[Tensor, Tensor]:

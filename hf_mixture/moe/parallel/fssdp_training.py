@@ -119,9 +119,15 @@ def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
         ValueError: If the model was loaded in another way, or its ranks do not fill nodes.
     """
     layers = fssdp_layers(model)
-    for layer, before in zip(layers, [None, *layers[:-1]], strict=True):
+    shapes = {tuple((name, p.shape) for name, p in layer.experts.named_parameters()) for layer in layers}
+    if options.pool and len(shapes) > 1:
+        raise ValueError("pool=True needs experts of the same shapes in all layers; use pool=False")
+    config: Any = model.config
+    num_batches = config.distributed_config.dp_size
+    for index, layer in enumerate(layers):
         layer.use_options(options)
-        layer.copies.previous = before.copies if before is not None else None
+        layer.join(layers, index)
+        layer.average_gradients(num_batches)
         layer.remove_prefetch()
     if not options.prefetch:
         return

@@ -105,7 +105,8 @@ def main(folder: Path) -> None:
         torch.testing.assert_close(losses(trainer), expected, rtol=1e-4, atol=1e-4)
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
         assert all(0 <= entry["fssdp/imbalance"] < 1 for entry in logged)
-        assert {entry["fssdp/copies"] for entry in logged} <= {0.0, 0.5, 1.0, 1.5, 2.0}
+        # Means over two layers and two ranks, each with up to two.
+        assert {entry["fssdp/copies"] for entry in logged} <= {quarters / 4 for quarters in range(9)}
         assert max(callback.copies) > min(callback.copies) >= 16, "other experts must be copied at other steps"
         check_saved(model, folder, reference)
 

@@ -53,16 +53,13 @@ def batches(rank: int, world: int) -> torch.Tensor:
     return ids[:, rank * BATCH // world : (rank + 1) * BATCH // world]
 
 
-def train(
-    model: Any, ids: torch.Tensor, after_backward: Callable[[], None], after_step: Callable[[Any], None]
-) -> torch.Tensor:
+def train(model: Any, ids: torch.Tensor, after_step: Callable[[Any], None]) -> torch.Tensor:
     """Steps of AdamW; gives the losses, in float64 where a model would compute its own in float32."""
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), []
     for step in ids:
         logits = model(input_ids=step).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), step[:, 1:].flatten())
         loss.backward()
-        after_backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.detach())
@@ -74,7 +71,7 @@ def alone(folder: Path) -> None:
     for family in CONFIGS:
         model = build(family)
         model.save_pretrained(folder / family)
-        losses = train(model, batches(0, 1), lambda: None, lambda optimizer: None)
+        losses = train(model, batches(0, 1), lambda optimizer: None)
         torch.save({"losses": losses, "state": model.state_dict()}, folder / f"{family}.pt")
 
 
@@ -105,7 +102,7 @@ def check_algebra() -> None:
             torch.from_numpy(generator.integers(-9, 9, (num_experts, *shape))).double() for shape in ((2, 3), (4,))
         ]
         mine = [chunk[owners == rank].clone().requires_grad_() for chunk in every]
-        plan = exchange_plan(holders, np.arange(num_experts), rank)
+        plan = exchange_plan(holders, owners, rank)
         copies = gather_copies(mine, plan, dist.group.WORLD)
         wanted = [e for e in range(num_experts) if holders[e, rank] and owners[e] != rank]
         assert sorted(plan.received) == wanted
@@ -137,24 +134,15 @@ def run(
     layers = fssdp_layers(model)
     set_fssdp_options(model, options)
     if checkpoint:
-        model.gradient_checkpointing_enable()
-    whole = ep is None and world > tp
-    for layer in layers if whole else []:
-        # In float64 with one rank for each expert, PyTorch divides these gradients twice: the test divides itself.
-        layer.experts.set_gradient_divide_factor(1.0)
-
-    def divide() -> None:
-        for layer in layers if whole else []:
-            for parameter in layer.experts.parameters():
-                parameter.grad /= world // tp
-
-    placements, moved = [], []
+        model.activation_checkpointing_enable()
+    placements, moved, uneven = [], [], []
 
     def step(optimizer: Any) -> None:
         fssdp_step(model)
         placements.append(layers[0].holders.tobytes())
         if options.reshard_interval and len(placements) % options.reshard_interval == 0:
             moved.append(reshard_experts(model, optimizer))
+            uneven.extend(len(set(np.bincount(layer.owners, minlength=layer.num_ranks))) > 1 for layer in layers)
         if len(placements) == STEPS and any(moved):
             try:
                 model.state_dict()
@@ -164,7 +152,7 @@ def run(
                 raise AssertionError("the experts are in another order")
             restore_experts(model, optimizer)
 
-    losses = train(model, batches(dist.get_rank() // tp, world // tp), divide, step)
+    losses = train(model, batches(dist.get_rank() // tp, world // tp), step)
     mean = losses.clone()
     dist.all_reduce(mean)
     reference = torch.load(folder / f"{family}.pt", weights_only=True)
@@ -184,6 +172,7 @@ def run(
     assert len(set(placements)) > STEPS // 2, "the copies must change"
     assert any(layer.exchange.num_received for layer in layers)
     assert not options.reshard_interval or any(moved)
+    assert any(uneven) == options.pool
     return losses, state
 
 
@@ -204,6 +193,9 @@ def check_variants(folder: Path) -> None:
     """All else that a run may have, against one process."""
     common = {"num_slots": 3, "window": 2, "ranks_per_node": 2}
     run(folder, "mixtral", FssdpOptions(**common, reshard_interval=3))
+    run(folder, "mixtral", FssdpOptions(**common, reshard_interval=3, pool=True))
+    pooled = FssdpOptions(**common, reshard_interval=2, pool=True, rematerialise=True, calibrate=True, copy_tokens=0.0)
+    run(folder, "mixtral", pooled)
     run(folder, "mixtral", FssdpOptions(**common, calibrate=True, copy_tokens=0.0, num_busy=4, rematerialise=True))
     run(folder, "mixtral", FssdpOptions(**common), checkpoint=True)
     run(folder, "mixtral", FssdpOptions(**common, rematerialise=True), checkpoint=True)
