@@ -209,7 +209,8 @@ class FssdpEP(EPImplementation):
         self._arrangement = self._arrange(holders, [self._exchange(holders)])
 
     def _exchange(self, copies: Holders) -> ExchangePlan:
-        return exchange_plan(copies, self.owners, self.rank, slots=self.slots)
+        near = self.cluster.devices_per_node
+        return exchange_plan(copies, self.owners, self.rank, slots=self.slots, ranks_per_node=near)
 
     def _arrange(self, holders: Holders, exchanges: list[ExchangePlan]) -> _Arrangement:
         targets, num_targets = _target_table(holders, self.cluster, self.rank)

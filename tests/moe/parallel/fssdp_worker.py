@@ -102,7 +102,7 @@ def check_algebra() -> None:
             torch.from_numpy(generator.integers(-9, 9, (num_experts, *shape))).double() for shape in ((2, 3), (4,))
         ]
         mine = [chunk[owners == rank].clone().requires_grad_() for chunk in every]
-        plan = exchange_plan(holders, owners, rank)
+        plan = exchange_plan(holders, owners, rank, ranks_per_node=int(generator.choice([1, 2, 4])))
         copies = gather_copies(mine, plan, dist.group.WORLD)
         wanted = [e for e in range(num_experts) if holders[e, rank] and owners[e] != rank]
         assert sorted(plan.received) == wanted
