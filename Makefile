@@ -67,8 +67,9 @@ bench: $(STAMP)
 recipes: $(STAMP)
 	$(BIN)/hf-mixture mote run mote_refusal --resume
 	$(BIN)/hf-mixture mwq run d2moe --resume
+	$(BIN)/hf-mixture spread run moe_fssdp --resume
 	$(BIN)/hf-mixture thoughts mot_domains --resume
-	$(BIN)/python benchmarks/recipe_results.py runs/mote_refusal runs/d2moe runs/mot_domains
+	$(BIN)/python benchmarks/recipe_results.py runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)

@@ -193,6 +193,68 @@ def bits_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def spread_rows(result: dict[str, Any]) -> Rows:
+    def figure(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    return [
+        {
+            "processes": row["num_processes"],
+            "tokens go by": row["implementation"] + (f", etp {row['etp']}" if row["etp"] > 1 else ""),
+            "options": ", ".join(f"{name} {value}" for name, value in row["options"].items()),
+            "largest difference of a loss": f"{row['largest_difference']:.1e}",
+            "bits per byte": f"{row['bits_per_byte']['mean']:.4f}",
+            "imbalance": figure(row["imbalance"], ".3f"),
+            "moved / FSDP": figure(row["moved_of_fsdp"], ".3f"),
+            "dropped": figure(row["dropped"], ".1%"),
+        }
+        for row in result["rows"]
+    ]
+
+
+def dispatch_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "time of the layer": pair.partition(" / ")[0],
+            **{setting: _quartiles(pairs[pair]) for setting, pairs in result["wall_time_ratios"].items()},
+        }
+        for pair in next(iter(result["wall_time_ratios"].values()))
+    ]
+
+
+def folding_rows(result: dict[str, Any]) -> Rows:
+    rows = [row for row in result["cells"] if row["method"] == "folding" and row["half"] == "held out"]
+    return [
+        {
+            "model": row["model"],
+            "GPUs": row["gpus"],
+            "tokens": row.get("sequence", 4096),
+            "mapping": row["mapping"].partition(", ")[2],
+            "MFU %, predicted": f"{row['predicted']:.1f}",
+            "published": f"{row['published']:.1f}",
+        }
+        for row in [*rows, *result["long_context"]]
+    ]
+
+
+def simulated_rows(result: dict[str, Any]) -> Rows:
+    names = {name: None for cluster in result["at_256_ranks"].values() for name in cluster["systems"]}
+    return [
+        {
+            "system": name,
+            **{
+                f"ms a step, cluster {key}": f"{1e3 * cluster['systems'][name]['step_seconds']:,.0f}"
+                for key, cluster in result["at_256_ranks"].items()
+            },
+            **{
+                f"busiest over mean, {key}": f"{cluster['systems'][name]['imbalance']:.2f}"
+                for key, cluster in result["at_256_ranks"].items()
+            },
+        }
+        for name in names
+    ]
+
+
 def thoughts_latency_rows(result: dict[str, Any]) -> Rows:
     return [
         {
@@ -286,6 +348,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "d2moe": ("A small sparse model with its experts at every width, in memory and on disk", bits_rows),
     "mwq_experts": ("Experts computed from packed planes / in other ways", planes_rows),
     "mwq_offload": ("Experts on disk, page cache left out", offload_rows),
+    "moe_fssdp": ("One small sparse model on the same text, by one process and by several", spread_rows),
+    "fssdp": ("A layer of experts on two processes / that of transformers (`all_to_all`)", dispatch_rows),
+    "folding_cost": ("The cost model on published mappings that it was not fitted to", folding_rows),
+    "simulate_ep": ("Simulated: 256 GPUs, 256 experts, Zipf 1.0, 4 copies a rank", simulated_rows),
     "mot_latency": (
         "A mixture of thoughts: a decoding step / the primary alone, prefill / sum of members",
         thoughts_latency_rows,

@@ -67,12 +67,14 @@ _METHODS: tuple[MethodInfo, ...] = (
         kind="experts",
         paper="Hecate: fully sharded sparse data parallelism, arXiv 2502.02581",
         plug_point='DistributedConfig(ep_implementation="fssdp")',
+        status="available",
     ),
     MethodInfo(
         name="MoE Parallel Folding",
         kind="experts",
         paper="MoE Parallel Folding, arXiv 2504.14960",
-        plug_point="plan_folding(config, cluster).to_distributed_config()",
+        plug_point="FoldingPlan(world=64, tp=2, ep=8).to_distributed_config()",
+        status="available",
     ),
     MethodInfo(
         name="MoE router registry",

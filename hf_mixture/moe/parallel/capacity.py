@@ -59,7 +59,15 @@ class CapacityOptions:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(map(repr, known))}")
 
     def capacity(self, num_pairs: int, num_experts: int) -> int:
-        """C: pairs that each expert takes of so many pairs of token and expert."""
+        """C: what each expert takes.
+
+        Args:
+            num_pairs: Pairs of token and expert, T K.
+            num_experts: E.
+
+        Returns:
+            Pairs.
+        """
         return math.ceil(num_pairs / num_experts * self.factor)
 
 
@@ -156,6 +164,13 @@ def set_capacity_options(model: nn.Module, options: CapacityOptions) -> None:
 
     Raises:
         ValueError: If the model was loaded in another way.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_mixture import CapacityOptions, set_capacity_options
+        >>> set_capacity_options(nn.Linear(1, 1), CapacityOptions(factor=1.5))
+        Traceback (most recent call last):
+        ValueError: this model has no layer with ep_implementation="capacity"; load it with ...
     """
     for layer in capacity_layers(model):
         layer.use_options(options)
@@ -164,8 +179,21 @@ def set_capacity_options(model: nn.Module, options: CapacityOptions) -> None:
 def dropped_share(model: nn.Module) -> float:
     """Share of the pairs of token and expert of this rank that were dropped since the options were set.
 
+    Args:
+        model: A model that was loaded with `ep_implementation="capacity"`.
+
+    Returns:
+        Between 0 and 1.
+
     Raises:
-        ValueError: If the model was loaded in another way than with `ep_implementation="capacity"`.
+        ValueError: If the model was loaded in another way.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_mixture import dropped_share
+        >>> dropped_share(nn.Linear(1, 1))
+        Traceback (most recent call last):
+        ValueError: this model has no layer with ep_implementation="capacity"; load it with ...
     """
     layers = capacity_layers(model)
     return sum(layer.num_dropped for layer in layers) / max(sum(layer.num_pairs for layer in layers), 1)

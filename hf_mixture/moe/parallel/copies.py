@@ -100,6 +100,8 @@ class ExpertCopies:
         self._dtype = working[0].dtype
         begun, self._fetch = self._fetch, None
         parts = [working]
+        # No rank sends anything in a plan without rounds.
+        plans = [plan for plan in plans if plan.rounds]
         for number, plan in enumerate(plans):
             fetch = begun[1] if number == 0 and begun is not None and begun[0] is plan else None
             parts.append(
@@ -110,14 +112,15 @@ class ExpertCopies:
         if not sum(len(part[0]) for part in parts):
             # A rank without experts runs one of zeros on no tokens, so that the exchanges of the backward pass run.
             parts.append([parameter.new_zeros(1, *parameter.shape[1:]) for parameter in working])
-        matrices = dict(zip(own, map(torch.cat, zip(*parts, strict=True)), strict=True))
+        whole = working if len(parts) == 1 else list(map(torch.cat, zip(*parts, strict=True)))
+        matrices = dict(zip(own, whole, strict=True))
         num_experts = experts.num_experts
         try:
             for name, matrix in matrices.items():
                 del experts._parameters[name]
                 setattr(experts, name, matrix)
             experts.num_experts = sum(len(part[0]) for part in parts)
-            with self._dropping(matrices, working, plans) if drop else contextlib.nullcontext():
+            with self._dropping(matrices, working, plans) if drop and plans else contextlib.nullcontext():
                 yield
         finally:
             experts.num_experts = num_experts

@@ -97,7 +97,16 @@ class FssdpCallback(TrainerCallback, ExportableState):
         restore_experts(model, _bare(optimizer))
 
     def extend_logs(self, args: Any, state: Any, logs: dict[str, Any]) -> dict[str, float]:
-        """What an entry of the log gets."""
+        """What an entry of the log gets.
+
+        Args:
+            args: Arguments of the Trainer.
+            state: Its state.
+            logs: The entry.
+
+        Returns:
+            Imbalance and copies; nothing for entries without a loss.
+        """
         if "loss" not in logs or not self._imbalance:
             return {}
         imbalance, self._imbalance = float(np.mean(self._imbalance)), []
@@ -116,7 +125,15 @@ def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
         options: What may be copied.
 
     Raises:
-        ValueError: If the model was loaded in another way, or its ranks do not fill nodes.
+        ValueError: If the model was loaded in another way, its ranks do not fill nodes, or layers of different shapes
+            are to share a pool.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_mixture import FssdpOptions, set_fssdp_options
+        >>> set_fssdp_options(nn.Linear(1, 1), FssdpOptions(num_slots=4))
+        Traceback (most recent call last):
+        ValueError: this model has no layer with ep_implementation="fssdp"; load it with ...
     """
     layers = fssdp_layers(model)
     shapes = {tuple((name, p.shape) for name, p in layer.experts.named_parameters()) for layer in layers}
@@ -146,6 +163,13 @@ def fssdp_step(model: nn.Module) -> None:
 
     Raises:
         ValueError: If the model was loaded in another way.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_mixture import fssdp_step
+        >>> fssdp_step(nn.Linear(1, 1))
+        Traceback (most recent call last):
+        ValueError: this model has no layer with ep_implementation="fssdp"; load it with ...
     """
     for layer in fssdp_layers(model):
         layer.step()

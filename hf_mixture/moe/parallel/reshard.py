@@ -32,6 +32,13 @@ def reshard_experts(model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
 
     Raises:
         ValueError: If the model was loaded in another way, or experts are sharded over several ranks each.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_mixture import reshard_experts
+        >>> reshard_experts(nn.Linear(1, 1), None)
+        Traceback (most recent call last):
+        ValueError: this model has no layer with ep_implementation="fssdp"; load it with ...
     """
     layers = fssdp_layers(model)
     loads = np.stack([layer.loads for layer in layers])
@@ -52,6 +59,13 @@ def restore_experts(model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
 
     Raises:
         ValueError: If the model was loaded in another way.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_mixture import restore_experts
+        >>> restore_experts(nn.Linear(1, 1), None)
+        Traceback (most recent call last):
+        ValueError: this model has no layer with ep_implementation="fssdp"; load it with ...
     """
     layers = fssdp_layers(model)
     return place_experts(layers, [layer.stock_slots for layer in layers], optimizer)

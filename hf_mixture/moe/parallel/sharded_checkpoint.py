@@ -42,6 +42,12 @@ class ShardedCheckpointCallback(TrainerCallback):
         trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[ShardedCheckpointCallback()])
         trainer.train(resume_from_checkpoint=checkpoint)
         ```
+
+        >>> from torch import nn
+        >>> from hf_mixture import ShardedCheckpointCallback
+        >>> ShardedCheckpointCallback().on_init_end(None, None, None, model=nn.Linear(1, 1))
+        Traceback (most recent call last):
+        ValueError: ShardedCheckpointCallback is for models that from_pretrained(distributed_config=...) spreads ...
     """
 
     def __init__(self) -> None:
