@@ -118,7 +118,8 @@ class ExpertCopies:
         try:
             for name, matrix in matrices.items():
                 del experts._parameters[name]
-                setattr(experts, name, matrix)
+                # A result of autograd, which the module would refuse to register where it looks like a parameter.
+                vars(experts)[name] = matrix
             experts.num_experts = sum(len(part[0]) for part in parts)
             with self._dropping(matrices, working, plans) if drop and plans else contextlib.nullcontext():
                 yield

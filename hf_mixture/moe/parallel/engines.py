@@ -5,6 +5,7 @@ The Trainer of transformers is the default; torchtitan and Megatron-Core run wha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -94,9 +95,17 @@ def to_distributed_config(plan: FoldingPlan, **options: Any) -> DistributedConfi
 
     Raises:
         ValueError: If transformers cannot run the plan; the reason, and an engine that can, are named. If an
-            implementation is given that does not split experts.
+            implementation is given that does not split experts. If the launcher started another number of processes.
     """
     _require("transformers", plan)
+    started = int(os.environ.get("WORLD_SIZE", plan.world))
+    if started != plan.world:
+        near = plan.nearest(lambda other: PROBLEMS["transformers"](other) is None, world=started)
+        assert near is not None  # noqa: S101 - transformers runs a plan with all sizes 1
+        raise ValueError(
+            f"the plan is for world={plan.world} and the launcher started {started} processes; start {plan.world}, or "
+            f"take the nearest layout of {started}: {near.sizes()}"
+        )
     from transformers.distributed import DistributedConfig
 
     if plan.etp > 1:

@@ -142,7 +142,8 @@ class FoldingPlan:
             The configuration.
 
         Raises:
-            ValueError: If transformers cannot run the plan; the reason, and an engine that can, are named.
+            ValueError: If transformers cannot run the plan; the reason, and an engine that can, are named. If the
+                launcher started another number of processes; the nearest layout of these is named.
         """
         from hf_mixture.moe.parallel.engines import to_distributed_config
 
@@ -184,11 +185,14 @@ class FoldingPlan:
 
         return to_torchtitan(self)
 
-    def nearest(self, accept: Callable[[FoldingPlan], bool] = lambda plan: True) -> FoldingPlan | None:
-        """The layout of the same ranks that differs least, by the factors between the sizes.
+    def nearest(
+        self, accept: Callable[[FoldingPlan], bool] = lambda plan: True, *, world: int | None = None
+    ) -> FoldingPlan | None:
+        """The layout that differs least, by the factors between the sizes.
 
         Args:
             accept: What the layout must satisfy besides.
+            world: Number of its ranks. Default: as many as this layout has.
 
         Returns:
             The layout; None if there is none.
@@ -197,7 +201,8 @@ class FoldingPlan:
         def distance(plan: FoldingPlan) -> float:
             return sum(abs(math.log2(getattr(plan, name) / getattr(self, name))) for name in _SIZES)
 
-        return min((plan for plan in all_plans(self.world) if accept(plan)), key=distance, default=None)
+        plans = all_plans(self.world if world is None else world)
+        return min((plan for plan in plans if accept(plan)), key=distance, default=None)
 
     def sizes(self) -> str:
         """Return the sizes as arguments, without those that are 1."""

@@ -64,6 +64,15 @@ def test_models_that_do_not_divide_are_refused(sizes, config, said):
     FoldingPlan(world=64).check_model(config)
 
 
+@pytest.mark.parametrize(("started", "near"), [(2, "world=2, tp=2"), (16, "world=16, tp=2, ep=4"), (3, "world=3")])
+def test_other_numbers_of_processes_are_refused(started, near, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", str(started))
+    with pytest.raises(ValueError, match=f"world=8 and the launcher started {started} processes; .*: {near}"):
+        FoldingPlan(world=8, tp=2, ep=4).to_distributed_config()
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    FoldingPlan(world=8, tp=2, ep=4).to_distributed_config()
+
+
 def test_nothing_is_started_to_refuse_a_plan():
     program = (
         "import torch.distributed as dist\nfrom hf_mixture.moe.parallel.folding import FoldingPlan\n"
