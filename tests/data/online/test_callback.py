@@ -92,7 +92,7 @@ def test_new_weights_hold_exactly_from_the_first_sample_that_is_not_fetched(tmp_
         # Measured: the samples of the round after LearnParams that were drawn under other weights.
         end = (decision["round"] + 1) * period * batch * accumulation
         weights = [trainer.train_dataset.weights_at(position) for position in range(taken, end)]
-        late = sum(at != decision["weights"] for at in weights)
+        late = sum(at != pytest.approx(decision["weights"], rel=1e-12) for at in weights)
         assert late / (period * batch * accumulation) <= ahead / (accumulation * period)
         assert late == ahead * batch
     assert len(callback.history) == 2
@@ -331,9 +331,9 @@ def test_methods_move_weights_and_declare_their_cost(whole_runs):
             assert sum(decision["weights"].values()) == pytest.approx(1.0)
         assert callback.history[-1]["weights"] != callback.report()["initial_weights"]
         entry = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
-        assert {f"weight/{name}": entry[f"weight/{name}"] for name in NAMES} == {
-            f"weight/{name}": weight for name, weight in callback.history[-1]["weights"].items()
-        }
+        # The plan normalises what a method decides.
+        for name, weight in callback.history[-1]["weights"].items():
+            assert entry[f"weight/{name}"] == pytest.approx(weight, rel=1e-12)
 
 
 def test_doremi_weighs_what_lags_behind_the_reference(tmp_path):
