@@ -55,12 +55,17 @@ def bank_prefixes(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, MosBank)]
 
 
-def check_bank_name(model: nn.Module) -> None:
-    """Refuse a base model that uses the name of the bank for something else.
+def check_base(model: nn.Module) -> None:
+    """Refuse a base model that cannot hold the bank.
 
     Raises:
-        ValueError: The base model has another attribute of that name.
+        ValueError: The base model is compiled, or has another attribute of the name of the bank.
     """
+    if "_orig_mod" in model._modules:
+        raise ValueError(
+            f"the base model is compiled ({type(model).__name__}), and the pools must be part of the model inside. "
+            "Remedy: get_peft_model(model, MosConfig(...)) first, then torch.compile."
+        )
     if hasattr(model, BANK_NAME) and not isinstance(getattr(model, BANK_NAME), MosBank):
         raise ValueError(
             f"the base model {type(model).__name__} already has an attribute {BANK_NAME!r} of type "

@@ -18,7 +18,7 @@ from peft import PeftConfig
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from hf_mixture.adapters.mos.bank import BANK_NAME, MosBank, pool_keys, pool_shapes
+from hf_mixture.adapters.mos.bank import BANK_NAME, MosBank, check_base, pool_keys, pool_shapes
 from hf_mixture.adapters.mos.config import MosConfig
 from hf_mixture.adapters.mos.layer import MosLayer
 from hf_mixture.adapters.mos.layout import Slot, plan_layout
@@ -180,6 +180,7 @@ def check_before_loading(folder: Any, model: nn.Module | None, config: Any = Non
     if model is None:
         check_folder(folder)
         return
+    check_base(model)
     config = copy.deepcopy(config) if isinstance(config, MosConfig) else MosConfig.from_pretrained(str(folder))
     if config.target_modules is None and not config.target_parameters:
         check_folder(folder)

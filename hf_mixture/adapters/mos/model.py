@@ -22,7 +22,7 @@ from hf_mixture._compat.peft import (
     BaseTunerLayer,
     get_quantization_kwargs,
 )
-from hf_mixture.adapters.mos.bank import BANK_NAME, attach_bank, check_bank_name, find_bank
+from hf_mixture.adapters.mos.bank import BANK_NAME, attach_bank, check_base, find_bank
 from hf_mixture.adapters.mos.checkpoint import check_tensors, expect_from_model, tensors_to_check
 from hf_mixture.adapters.mos.config import MosConfig
 from hf_mixture.adapters.mos.dequantize import as_linear, dequantize_linear_layers
@@ -113,7 +113,7 @@ class MosModel(BaseTuner):
 
     def _prepare_model(self, peft_config: MosConfig, model: nn.Module) -> None:
         """Plan all pools before anything is changed; PEFT calls this at every injection."""
-        check_bank_name(model)
+        check_base(model)
         self._layout = plan_layout(peft_config, find_targets(peft_config, model, self._named_modules))
         if self._layout:
             # Not later: PEFT walks the modules of the model while it creates the layers.

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_mixture.moe.anatomy import MoeRouter
+from hf_mixture.moe.anatomy import BoundToRouter, MoeRouter
 from hf_mixture.moe.mote.cache_guard import CacheGuard
 from hf_mixture.moe.mote.interceptor import InterceptedForward
 from hf_mixture.moe.mote.masks import RouterMasks
 from hf_mixture.moe.mote.modes import choose, reweigh
 
 
-class RouterHook:
+class RouterHook(BoundToRouter):
     """A forward hook that routes again by the explicit rule, or changes weights, in the output of a router.
 
     Args:
@@ -53,7 +53,7 @@ class RouterHook:
         return _copied(self, memo)
 
 
-class BlockHook:
+class BlockHook(BoundToRouter):
     """The same for a router whose block makes the choice: reads logits, and rewrites the arguments of the experts.
 
     Args:

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from torch import nn
 
-from hf_mixture.moe.anatomy import MoeRouter, find_routers
+from hf_mixture.moe.anatomy import MoeRouter, check_not_compiled, find_routers
 from hf_mixture.moe.mote.checks import check_means, check_model, needs_interception, resolve
 from hf_mixture.moe.mote.edit import ExpertEdit
 from hf_mixture.moe.mote.edits import ExpertEdits
@@ -19,7 +19,6 @@ from hf_mixture.moe.mote.hooks import guard_caches, patch_router, patches_of, re
 
 
 # Set by torch.compile, by Module.compile, and by generate where it compiles.
-_COMPILED = ("_orig_mod", "_compiled_call_impl", "_compiled_call")
 
 
 class TunedExperts:
@@ -147,11 +146,11 @@ def _check_untouched(model: nn.Module) -> None:
                 f"{type(module).__name__} has use_kernels=True: kernels replace the modules that would be patched; "
                 "load it with use_kernels=False"
             )
-        if any(getattr(module, name, None) is not None for name in _COMPILED):
-            raise ValueError(
-                f"{type(module).__name__} is compiled, and compiled code does not see new edits: call tune_experts "
-                "before torch.compile, and change edits by the `set` of its handle"
-            )
+    check_not_compiled(
+        model,
+        "and compiled code does not see new edits: call tune_experts before torch.compile, and change edits by the "
+        "`set` of its handle",
+    )
     if next(iter(patches_of(model)), None) is not None:
         raise ValueError(
             "the experts of this model are tuned already; change the edits with the `set` of the handle, or undo them "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixture._compat.experts import interface_problem
-from hf_mixture.moe.anatomy import UnsupportedRouterError, find_routers
+from hf_mixture.moe.anatomy import UnsupportedRouterError, check_not_compiled, find_routers
 from hf_mixture.moe.mwq.config import MwqConfig
 from hf_mixture.moe.mwq.experts import (
     NestedExperts,
@@ -43,7 +43,14 @@ def find_targets(model: PreTrainedModel, config: MwqConfig) -> dict[str, nn.Modu
         raise ValueError(
             f"this {type(model).__name__} is quantised already; quantise the full-precision checkpoint instead"
         )
+    check_not_compiled(model, "and compiled code does not see other weights: quantise before torch.compile")
     found = _experts(model)
+    for adapted in model.modules():
+        if hasattr(adapted, "get_base_layer") and adapted.get_base_layer() in found.values():
+            raise ValueError(
+                "adapters are attached to the weights of the experts, and quantised experts have no weights that an "
+                "adapter could change; merge and unload the adapters first, or adapt other modules"
+            )
     if config.linears:
         found |= _linears(model, list(found))
     chosen = {path: module for path, module in found.items() if not _is_left_out(path, config)}

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from hf_mixture._compat.experts import padding_problem
 from hf_mixture._compat.torch import share_hooks
-from hf_mixture.moe.anatomy import MoeRouter, UnsupportedRouterError
+from hf_mixture.moe.anatomy import MoeRouter, UnsupportedRouterError, check_not_bound
 from hf_mixture.moe.routers.base import RegistryRouter, RouterShape, router_class
 from hf_mixture.moe.routers.context import RouterContext, contexts_of
 from hf_mixture.moe.routers.registry import RouterInfo
@@ -30,7 +30,7 @@ def check_replaceable(router: MoeRouter) -> None:
 
     Raises:
         UnsupportedRouterError: If its block expects more than the contract of transformers, with the reason.
-        ValueError: If it is wrapped, sharded or without storage.
+        ValueError: If it is wrapped, sharded or without storage, or edits of experts are bound to it.
     """
     kind = _stock_class(router.module)
 
@@ -48,6 +48,7 @@ def check_replaceable(router: MoeRouter) -> None:
         raise refuse(f"its block also passes {', '.join(more)}")
     if getattr(router.block, router.path.rpartition(".")[2], None) is not router.module:
         raise ValueError(f"{router.path} is wrapped, as by PEFT; replace the routers of the bare model first")
+    check_not_bound(router.module, router.path)
     if isinstance(router.module, RegistryRouter):
         return
     if router.weight is None or router.weight_module is not router.module:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_mixture._compat.experts import skip_padding
 from hf_mixture._compat.model_init import initial_std
-from hf_mixture.moe.anatomy import MoeRouter, find_routers
+from hf_mixture.moe.anatomy import MoeRouter, check_not_bound, find_routers
 from hf_mixture.moe.router_loading import CONFIG_KEY
 from hf_mixture.moe.routers.base import RegistryRouter
 from hf_mixture.moe.routers.persist import write_spec
@@ -88,11 +88,12 @@ class ReplacedRouters:
         """Put the routers back that the model had before, with the values they had, and restore its configuration.
 
         Raises:
-            ValueError: If the routers have been replaced again since.
+            ValueError: If the routers have been replaced again since, or experts have been tuned.
         """
         for router in self._routers:
             if getattr(router.old.block, router.old.path.rpartition(".")[2]) is not router.new:
                 raise ValueError(f"{router.old.path} has been replaced again since; remove the later routers first")
+            check_not_bound(router.new, router.old.path)
         for router in self._routers:
             put(router.old.block, router.old.path, router.old.module)
         for undo in self._undo:
