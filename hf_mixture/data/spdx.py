@@ -13,7 +13,7 @@ from collections.abc import Sequence
 UNKNOWN = "NOASSERTION"
 
 # Lower case, letters and digits only: "Apache 2.0 License" and "apache-2.0" are one name.
-_NAMES = {
+NAMES = {
     "0bsd": "0BSD",
     "apache20": "Apache-2.0",
     "apache2": "Apache-2.0",
@@ -116,8 +116,8 @@ def of_distribution(
     name = (free_text or "").strip()
     key = re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("the")
     for candidate in (key, key.removesuffix("license"), key.removesuffix("licence")):
-        if candidate in _NAMES:
-            return _NAMES[candidate]
+        if candidate in NAMES:
+            return NAMES[candidate]
     if re.search(r" (AND|OR|WITH) ", name) and is_expression(name):
         return name
     labels = [text.split(" :: ")[-1] for text in classifiers if text.startswith("License ::")]
