@@ -47,7 +47,8 @@ class CuratedSource:
         columns: For `text`, `id` and each fact or signal of the record the column that holds it. Default: `text` from
             `text`. Without `id`, a document is named by the hash of its row.
         facts: What holds for every document that does not say otherwise: `license` (what is stated for each
-            document), `card_license` (what the card of its data set says, which alone is no licence of a file), `url`, `source_dataset`, `source_revision`, `retrieved_at`, `generator_model`, `generator_license`,
+            document), `card_license` (what the card of its data set says, which alone is no licence of a file), `url`,
+            `source_dataset`, `source_revision`, `retrieved_at`, `generator_model`, `generator_license`,
             `seed_license`, the flags `government` and `file_level_provenance`, and the texts `robots_txt`, `ai_txt`,
             `tdmrep`, `http_headers` and `html_head`.
         skip: Stages that this source does not go through: any of `safety`, `language`, `quality`, `pii`, `dedup` and
