@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
 from hf_mixture.data.curation.licences import find_licences
+from hf_mixture.data.curation.licences.fold import fold
 from hf_mixture.data.curation.opt_outs import OptOutRules
 from hf_mixture.data.curation.stage import Outcome, Row
 from hf_mixture.data.curation.url_rules import DomainRules, read_address
@@ -91,7 +91,7 @@ class Inclusion:
 def may_reserve(text: str) -> bool:
     """Whether a text may hold a reservation in words of the shipped rules: it has a word of both of their halves.
 
-    The rules fold a text before they look, which takes longer than all other stages; most texts need not be looked at.
+    The rules look for seven expressions, which takes longer than other stages do; most texts need not be looked at.
 
     Args:
         text: The text.
@@ -99,11 +99,7 @@ def may_reserve(text: str) -> bool:
     Returns:
         False when none of the shipped phrases can match.
     """
-    lower = text.lower()
-    if not text.isascii():
-        # As the rules see it: accents off, compatibility forms plain.
-        lower = unicodedata.normalize("NFKD", lower)
-        lower = "".join(char for char in lower if unicodedata.category(char) not in ("Mn", "Me", "Cf")).lower()
+    lower = text.lower() if text.isascii() else fold(text).text
     return any(map(lower.__contains__, _SUBJECTS)) and any(map(lower.__contains__, _REFUSALS))
 
 

@@ -23,7 +23,7 @@ class Journal:
     """The journal of one output folder.
 
     Args:
-        folder: The folder; made when it is missing.
+        folder: The folder; made by `begin` when it is missing.
         recipe: The recipe as plain data, without its output folder.
         resume: Whether to continue what is there.
 
@@ -35,13 +35,20 @@ class Journal:
         self.path = folder / "journal.jsonl"
         self.done: dict[str, dict[str, Any]] = {}
         header = {"format": FORMAT, "version": VERSION, "recipe": json.loads(json.dumps(recipe))}
+        self._header: dict[str, Any] | None = None
         lines = self._lines(folder)
         if lines:
             _check(folder, lines[0], header, resume=resume)
             self.done = {line["part"]: line["facts"] for line in lines[1:]}
         else:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._append(header)
+            self._header = header
+
+    def begin(self) -> None:
+        """Write the head of a new journal; before, nothing is on the disk."""
+        if self._header is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._append(self._header)
+            self._header = None
 
     def finish(self, part: str, facts: Mapping[str, Any]) -> None:
         """Record a part as finished.
@@ -52,10 +59,6 @@ class Journal:
         """
         self.done[part] = dict(facts)
         self._append({"part": part, "facts": facts})
-
-    def forget(self, prefix: str) -> None:
-        """Take the parts whose names begin with `prefix` for not done in this process."""
-        self.done = {part: facts for part, facts in self.done.items() if not part.startswith(prefix)}
 
     def _lines(self, folder: Path) -> list[Any]:
         if not self.path.exists():

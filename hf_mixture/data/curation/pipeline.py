@@ -98,9 +98,11 @@ def curate(
     journal = Journal(folder, identity, resume=resume)
     run = _Run(recipe=resolved, folder=folder, journal=journal, num_proc=num_proc)
     if "done" not in journal.done:
-        for name, spec in resolved.sources.items():
-            if f"source/{name}" not in journal.done:
-                run.read(name, given[name] if name in given else open_source(name, spec))
+        unread = [name for name in resolved.sources if f"source/{name}" not in journal.done]
+        opened = {name: given[name] if name in given else open_source(name, resolved.sources[name]) for name in unread}
+        journal.begin()
+        for name, part in opened.items():
+            run.read(name, part)
         run.process()
     from hf_mixture.data.curation.curated import CuratedDataset
 

@@ -72,7 +72,7 @@ class Safety:
         words = _WORD.findall(head)
         if not words:
             return {}, None
-        share = {name: sum(map(self._words[name].__contains__, words)) / len(words) for name in RATIOS}
+        share = {name: _share(words, self._words[name]) for name in RATIOS}
         return {}, self._reason(share, head, words, row["source"])
 
     def _reason(self, share: Mapping[str, float], head: str, words: list[str], source: str) -> str | None:
@@ -91,6 +91,12 @@ class Safety:
             if found > options.max_spam or selling:
                 return "spam"
         return None
+
+
+def _share(words: list[str], group: frozenset[str]) -> float:
+    """The share of words of a group."""
+    # Most documents have none, which is found sooner than a count.
+    return 0.0 if group.isdisjoint(words) else sum(map(group.__contains__, words)) / len(words)
 
 
 def word_lists(replaced: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

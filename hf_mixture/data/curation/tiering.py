@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 from hf_mixture.data.curation.licences.finding import LicenceFinding
 from hf_mixture.data.curation.stage import Outcome, Row
@@ -34,19 +35,20 @@ class Tiering:
     name = "tier"
 
     def __init__(self, options: TierOptions) -> None:
-        self._policy = TierPolicy.from_file(options.policy)
+        policy = TierPolicy.from_file(options.policy)
+        # Many documents share one licence and origin; the words of the notice do not change the decision.
+        self._decide = lru_cache(maxsize=4096)(partial(assign_tier, policy=policy))
 
     def __call__(self, row: Row) -> Outcome:
         """Add `tier`, `tier_reason` and `license_reported`; reject what has no tier."""
         finding: LicenceFinding = row["license_finding"]
         model, licence = row.get("generator_model"), row.get("generator_license")
-        decision = assign_tier(
-            finding,
+        decision = self._decide(
+            LicenceFinding(spdx=finding.spdx, source=finding.source, restrictive=finding.restrictive),
             generator_licence=licence or (UNKNOWN if model else None),
             seed_licence=row.get("seed_license"),
             file_level_provenance=bool(row.get("file_level_provenance")),
             government=row["government"],
-            policy=self._policy,
         )
         added = {
             "tier": decision.tier,
