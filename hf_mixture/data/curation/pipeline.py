@@ -104,6 +104,8 @@ def curate(
         for name, part in opened.items():
             run.read(name, part)
         run.process()
+    # What a kill between the last line of the journal and the end has left.
+    shutil.rmtree(run.work, ignore_errors=True)
     from hf_mixture.data.curation.curated import CuratedDataset
 
     return CuratedDataset(folder)
@@ -159,12 +161,14 @@ class _Run:
         num_files = -(-offsets[-1] // self.recipe.rows_per_file)
         assembler = Assembler(shards, offsets, self.folder, self.recipe.rows_per_file)
         self._each("write", assembler.range, [(number,) for number in range(num_files)], list(range(num_files)))
+        # What a killed process was writing must not be published.
+        for partial in self.folder.rglob("*.partial"):
+            partial.unlink()
         if "mixed" not in self.journal.done:
             self.journal.finish("mixed", write_mixed(self.recipe, self.folder))
         report = write_report(self.recipe, self.folder, self.journal.done)
         write_publication(self.recipe, self.folder, report)
         self.journal.finish("done", {"digest": report["digest"]})
-        shutil.rmtree(self.work)
 
     def _shards(self) -> tuple[list[Shard], list[int]]:
         """All shards, and the number of the first row of each in the whole."""
