@@ -20,7 +20,13 @@ def add_parser(subparsers: Any) -> None:
     )
     add_recipe_arguments(parser, "curate_local")
     parser.add_argument("--num-proc", type=int, default=1, help="processes that work on documents (default: 1)")
-    parser.add_argument("--push", metavar="REPO_ID", help="publish the data set to this repository")
+    parser.add_argument(
+        "--push",
+        metavar="REPO_ID",
+        nargs="?",
+        const="",
+        help="publish the data set, to this repository or to the one of the recipe",
+    )
     parser.set_defaults(run=run)
 
 

@@ -42,7 +42,7 @@ def curate_recipe(
         dry_run: Only print the plan; nothing is written.
         command: The command, for report and results.
         num_proc: Processes that work on documents.
-        push: Data set repository to publish to. Default: none.
+        push: Data set repository to publish to; "" is the one of the recipe. Default: none, nothing is published.
 
     Returns:
         The content of `results.json` with training, else the report of the curation; empty for a dry run.
@@ -51,16 +51,20 @@ def curate_recipe(
         ValueError: If the recipe cannot work or the output folder holds something else; nothing has been written.
         RuntimeError: If a loss is not finite.
     """
+    if push == "":
+        push = recipe.recipe.publish.repo_id
+        if push is None:
+            raise ValueError("--push names no repository, and the recipe has no publish.repo_id; give one of them")
     print(describe(recipe), flush=True)
     if dry_run:
         return {}
     if recipe.training is None:
         curated = curate(None, recipe.recipe, output_dir=recipe.output_dir, num_proc=num_proc, resume=resume)
-        _tell(curated, push)
+        _tell(curated, recipe, push)
         return curated.report
     journal = begin(recipe, resume=resume)
     curated = curate(None, recipe.recipe, output_dir=journal.folder / "curated", num_proc=num_proc, resume=True)
-    _tell(curated, push)
+    _tell(curated, recipe, push)
     return _train_all(recipe, curated, journal, command)
 
 
@@ -89,10 +93,10 @@ def describe(recipe: CurateRecipe) -> str:
     return "\n".join(lines)
 
 
-def _tell(curated: CuratedDataset, push: str | None) -> None:
+def _tell(curated: CuratedDataset, recipe: CurateRecipe, push: str | None) -> None:
     print(f"\n{describe_curated(curated.report)}\n\ndata set  {curated.folder}/dataset", flush=True)
     if push is not None:
-        print(f"published {curated.push_to_hub(push)}", flush=True)
+        print(f"published {curated.push_to_hub(push, private=recipe.recipe.publish.private)}", flush=True)
 
 
 def _train_all(recipe: CurateRecipe, curated: CuratedDataset, journal: Journal, command: str) -> dict[str, Any]:

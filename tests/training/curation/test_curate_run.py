@@ -82,6 +82,7 @@ def test_mistakes_are_said_before_anything_is_written(tmp_path: Path, capsys: py
         (["--training.stepz", "3"], "unknown key 'stepz' in training"),
         (["--training.arguments.max_steps", "0"], "max_steps is 0"),
         (["--training.held_out", "0.7"], "must lie in (0, 0.5)"),
+        (["--push"], "the recipe has no publish.repo_id"),
         (["--sources.plain.path", str(tmp_path / "absent.jsonl")], "absent.jsonl"),
     ):
         assert main(["curate", str(path), *words]) == 2
