@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
+    "docs/curation.md",
     "docs/data_mixtures.md",
     "docs/mixture_of_thoughts.md",
     "docs/mote.md",

@@ -1,7 +1,7 @@
 """Opt-outs: what a site says about mining and training, read from what was fetched with a page; fetches nothing.
 
 Read are robots.txt (RFC 9309) for the crawlers of the rules, its Content-Signal lines, the TDM Reservation Protocol
-(https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240510/) as file, header and meta tag, ai.txt, the
+(https://www.w3.org/2022/tdmrep/) as file, header and meta tag, ai.txt, the
 values "noai" and "noimageai" of robots meta tags and X-Robots-Tag, and reservations in words. One reservation is
 enough: where two sources disagree, the one that reserves counts.
 """

@@ -28,7 +28,8 @@ _HEAD = re.compile(r"creative[\s_-]{0,3}commons?|cc(?=by|0|zero)|cc(?![a-z0-9])|
 _GAP = r"[\s_/,:&+(|\"-]{0,4}"
 # "CC by Jane Doe" names a person; as an element "by" stands before another element, a version, a licence or an end.
 _SHORT_BY = (
-    r"by(?=nc|sa|nd|\s*(?:$|\n|[-_/.,;:)\]\"'|+*\d<]|v\d|li[cz]en|nc\b|sa\b|nd\b|non?\b|non?c|share|attrib|int))"
+    r"by(?=nc|sa|nd|\s*(?:$|\n[\s*#>/]*\n|[-_/.,;:)\]\"'|+*\d<]|v\d|li[cz]en|(?:nc|sa|nd|non?)\b|non?c|share|attrib"
+    r"|int))"
 )
 _VERSION = re.compile(rf"{_GAP}(?:version|ver\.?|v\.?)?\s*([1-5])(?:\.(\d)(?:\.0)?)?(?![\d.]*\d)")
 _PORT = re.compile(r"[-/ ]\(?(igo)\b|[-/]([a-z]{2})(?![a-z])")
@@ -66,7 +67,11 @@ def _elements() -> re.Pattern[str]:
     for name in ("nc", "sa", "nd", "zero", "by"):
         short = name if len(name) == 2 else None
         words = [
-            _SHORT_BY if word == "by" else rf"{word}(?![a-z]{{3}})" if word == short else rf"{word}(?![a-z])"
+            _SHORT_BY
+            if word == "by"
+            else rf"{word}(?=(?:nc|sa|nd)*(?![a-z]))"
+            if word == short
+            else rf"{word}(?![a-z])"
             for word in forms[name]
         ]
         groups.append(f"(?P<{name}>{'|'.join(words)})")

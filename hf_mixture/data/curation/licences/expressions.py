@@ -21,6 +21,7 @@ _LATER = re.compile(
     r"[\s,-]+(?:or|and)[\s-]+(?:\(?at your option\)?[\s,]*)?(?:any[\s-]+)?(?:later|newer)(?:[\s-]+versions?)?\b",
     re.IGNORECASE,
 )
+_REPEATED = re.compile(r"([^()]+?)\s*\(([^()]+)\)")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]*[A-Za-z0-9+])?")
 _LICENCE_WORD = re.compile(r"^(?:the\s+)|[\s,-]*(?:licen[cs]es?|lizenz|licencia|licenza|licenca|licentie)$")
 
@@ -60,11 +61,28 @@ def normalise_licence(text: str) -> str | None:
     text = text.strip("\"'`.,;")
     if (single := _resolve(text)) is not None:
         return single
+    if (repeated := _REPEATED.fullmatch(text)) and (twice := _same_twice(*repeated.groups())) is not None:
+        return twice
     text = _LATER.sub("+", text)
     pieces = _pieces(text)
     if pieces is None:
         return None
     return _simplify(" ".join(pieces))
+
+
+def _same_twice(name: str, abbreviation: str) -> str | None:
+    """The licence of a name with its abbreviation in brackets, when both are the same one."""
+    first, second = _resolve(name), _resolve(abbreviation)
+    if first is None or second is None:
+        return None
+    exact, loose = (second, first) if first.endswith("-unversioned") else (first, second)
+    return exact if loose == exact or is_version_of(exact, loose) else None
+
+
+def is_version_of(exact: str, loose: str) -> bool:
+    """Whether a key is a version of a key that leaves the version open."""
+    family = loose.removeprefix("LicenseRef-").removesuffix("-unversioned")
+    return loose.endswith("-unversioned") and re.fullmatch(re.escape(family) + r"-\d.*", exact) is not None
 
 
 def _pieces(text: str) -> list[str] | None:

@@ -110,7 +110,7 @@ def _read_statement(statement: str | None) -> tuple[str | None, str | None]:
     notices = [notice for notice, _ in _read_text(statement)]
     own = [notice.spdx for notice in notices if notice.kind in _GRANTING and notice.scope == "text" and notice.spdx]
     restrictive = next(
-        (notice.restrictive for notice in notices if notice.restrictive and notice.scope == "text"), None
+        (notice.restrictive for notice in notices if notice.restrictive and notice.scope != "media"), None
     )
     return normalise_licence(" AND ".join(f"({spdx})" for spdx in own)) if own else None, restrictive
 
@@ -132,7 +132,8 @@ def _read_statements(card: str | Sequence[str] | None) -> tuple[str | None, str 
 
 def _restriction(notices: list[Notice], stated: dict[Origin, tuple[str | None, str | None]]) -> str | None:
     for notice in notices:
-        if notice.restrictive and notice.scope == "text":
+        # What is forbidden for a data set or a program may be forbidden for this text; what is for a picture is not.
+        if notice.restrictive and notice.scope != "media":
             return f"{notice.restrictive}: {' '.join(notice.text.split())[:200]}"
     for origin, (_, reason) in stated.items():
         if reason:

@@ -12,7 +12,7 @@ from hf_mixture.data.curation.rules.files import read_rules
 
 
 # A blank of a rule: blanks and line breaks, and the marks that comments put at the start of a line.
-BLANK = r"(?:\s|[*#>/])+"
+BLANK = r"(?:(?:\s|[*#>/])+)"
 
 
 def folded_pattern(pattern: str) -> str:
@@ -48,14 +48,14 @@ class Restriction(NamedTuple):
 
     Args:
         reason: What they restrict.
-        anchors: Pieces of folded text of which a text with such a phrase has at least one.
+        anchors: What a folded text with such a phrase has at least one of; each begins with plain letters.
         patterns: The phrases.
         unless_before: What takes a hit back when it stands before it.
         unless_after: What takes a hit back when it stands after it.
     """
 
     reason: str
-    anchors: tuple[str, ...]
+    anchors: tuple[re.Pattern[str], ...]
     patterns: re.Pattern[str]
     unless_before: re.Pattern[str] | None
     unless_after: re.Pattern[str] | None
@@ -70,6 +70,9 @@ class Language(NamedTuple):
     joiner: re.Pattern[str]
     verb: re.Pattern[str]
     self_reference: re.Pattern[str]
+    opening: re.Pattern[str]
+    wholes: frozenset[str]
+    parts: re.Pattern[str]
     auxiliary: re.Pattern[str]
     detour: re.Pattern[str]
     negation: re.Pattern[str]
@@ -102,6 +105,9 @@ def language() -> Language:
         ),
         verb=words(rules["verbs"]),
         self_reference=words(rules["self"]),
+        opening=re.compile(rf"[\W_]*(?:{alternatives(rules['openings'])})(?![^\W_])"),
+        wholes=frozenset(fold(word).text for word in rules["wholes"]),
+        parts=words(rules["parts"]),
         auxiliary=words(rules["auxiliaries"]),
         detour=words(rules["detours"]),
         negation=words(rules["negations"]),
@@ -124,7 +130,7 @@ def _restriction(rule: Mapping[str, Any]) -> Restriction:
 
     return Restriction(
         reason=rule["reason"],
-        anchors=tuple(fold(anchor).text for anchor in rule["anchors"]),
+        anchors=tuple(re.compile(folded_pattern(anchor)) for anchor in rule["anchors"]),
         patterns=re.compile(rf"(?<![a-z])(?:{alternatives(rule['patterns'])})(?![a-z])"),
         unless_before=optional("unless_before"),
         unless_after=optional("unless_after"),

@@ -53,11 +53,20 @@ def _tables() -> tuple[dict[str, list[tuple[re.Pattern[str], str]]], dict[str, l
 
 def find_names(text: str) -> Iterator[Name]:
     """Yield the names of licences in folded text, from left to right, none inside another."""
-    position = 0
+    position, first = 0, _first_words()
     for word in _WORD.finditer(text):
-        if word.start() >= position and (name := name_at(text, word.start(), word.group())) is not None:
+        if word.group() not in first or word.start() < position:
+            continue
+        if (name := name_at(text, word.start(), word.group())) is not None:
             position = name.end
             yield name
+
+
+@cache
+def _first_words() -> frozenset[str]:
+    """The words that names and addresses start with."""
+    names, urls = _tables()
+    return frozenset({*names, *urls, *creative_commons.FIRST, *gnu.FIRST})
 
 
 def name_at(text: str, start: int, word: str) -> Name | None:

@@ -7,12 +7,20 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from hf_mixture.data.curation.licences.expressions import normalise_licence
+from hf_mixture.data.curation.licences.expressions import is_version_of, normalise_licence
 from hf_mixture.data.curation.licences.finding import Kind, Notice, Scope
 from hf_mixture.data.curation.licences.fold import Folded, fold
 from hf_mixture.data.curation.licences.language import folded_pattern, language
 from hf_mixture.data.curation.licences.names import Name, find_names
-from hf_mixture.data.curation.licences.sentences import clause_of, joins, judge, judge_public_domain
+from hf_mixture.data.curation.licences.sentences import (
+    Clause,
+    clause_of,
+    joins,
+    judge,
+    judge_public_domain,
+    linked,
+    scope_of,
+)
 from hf_mixture.data.curation.rules.files import read_rules
 
 
@@ -79,9 +87,8 @@ def _links(folded: Folded) -> Iterator[Found]:
         href = _HREF.search(match.group())
         if href and _REL.search(match.group()):
             spdx = normalise_licence(href[1])
-            scope = judge(
-                folded.text, clause_of(folded.text, match.start(), match.end()), match.start(), match.end(), bare=False
-            ).scope
+            clause = clause_of(folded.text, *match.span())
+            scope = scope_of(folded.text, clause, *match.span())
             yield Found("link", *match.span(), spdx, scope, restriction_of(spdx), 0.95 if spdx else 0.0)
 
 
@@ -111,7 +118,13 @@ def _texts(folded: Folded) -> Iterator[Found]:
 
 def _public_domain(folded: Folded) -> Iterator[Found]:
     rules = language()
-    for pattern, spdx in ((rules.public_domain, PUBLIC_DOMAIN), (rules.us_government, US_GOVERNMENT)):
+    statements = (
+        (("domain", "gemeinfrei", "dominio"), rules.public_domain, PUBLIC_DOMAIN),
+        (("government",), rules.us_government, US_GOVERNMENT),
+    )
+    for anchors, pattern, spdx in statements:
+        if not any(anchor in folded.text for anchor in anchors):
+            continue
         for match in pattern.finditer(folded.text):
             clause = clause_of(folded.text, *match.span())
             grant = judge_public_domain(folded.text, clause, *match.span())
@@ -122,7 +135,7 @@ def _public_domain(folded: Folded) -> Iterator[Found]:
 def _grants(folded: Folded) -> Iterator[Found]:
     text = folded.text
     names = list(find_names(text))
-    position = 0
+    position, granted = 0, None
     while position < len(names):
         group, operators = [names[position]], []
         clause = clause_of(text, group[0].start, group[0].end)
@@ -134,25 +147,38 @@ def _grants(folded: Folded) -> Iterator[Found]:
             group.append(following)
             operators.append(operator)
         position += len(group)
-        yield from _group(text, group, operators, clause.start)
+        item = _judge_group(text, group, operators, clause)
+        # "This site is under CC BY 4.0 and its code under the GPL": what a grant goes on to name is granted with it.
+        if (
+            item.kind == "mention"
+            and granted is not None
+            and clause.start <= granted.start
+            and linked(text, clause, group[0].start)
+        ):
+            item = item._replace(kind="grant", confidence=granted.confidence, scope=granted.scope)
+        granted = item if item.kind == "grant" else granted
+        yield item
 
 
-def _group(text: str, group: list[Name], operators: list[str], start: int) -> Iterator[Found]:
-    clause = clause_of(text, group[0].start, group[-1].end)
-    grant = judge(text, clause, group[0].start, group[-1].end, bare=not any(_speaks(name.spdx) for name in group))
+def _judge_group(text: str, group: list[Name], operators: list[str], first: Clause) -> Found:
+    """The notice of names that a text joins."""
+    last = clause_of(text, group[-1].start, group[-1].end)
+    clause = Clause(first.start, max(first.end, last.end))
+    grant = judge(text, clause, group[0].start, group[-1].end)
     spdx = combine(group, operators)
-    kind: Kind = "grant" if grant.confidence and spdx else "mention"
+    granted = grant.confidence > 0 and spdx is not None
     restrictive = next((reason for name in group if (reason := restriction_of(name.spdx))), None)
-    if restrictive and "OR" in operators:
+    if "OR" in operators:
         restrictive = None
-    yield Found(
-        kind, clause.start, clause.end, spdx, grant.scope, restrictive, grant.confidence if kind == "grant" else 0.0
+    return Found(
+        "grant" if granted else "mention",
+        clause.start,
+        clause.end,
+        spdx,
+        grant.scope,
+        restrictive,
+        grant.confidence if granted else 0.0,
     )
-
-
-def _speaks(spdx: str | None) -> bool:
-    """Whether the name of a licence can mean nothing else."""
-    return bool(spdx) and ("CC-" in str(spdx) or "GPL" in str(spdx) or "CC0" in str(spdx))
 
 
 def combine(group: list[Name], operators: list[str]) -> str | None:
@@ -174,14 +200,13 @@ def _same(loose: str | None, exact: str) -> bool:
     """Whether an address states the licence that a name leaves open: the version, or all of it."""
     if loose in (exact, "LicenseRef-CC-unstated") or loose is None:
         return True
-    family = loose.removeprefix("LicenseRef-").removesuffix("-unversioned")
-    return loose.startswith("LicenseRef-") and re.fullmatch(re.escape(family) + r"-\d.*", exact) is not None
+    return is_version_of(exact, loose)
 
 
 def _restrictions(folded: Folded, grants: list[Found]) -> Iterator[Found]:
     text = folded.text
     for rule in language().restrictions:
-        if not any(anchor in text for anchor in rule.anchors):
+        if not any(anchor.search(text) for anchor in rule.anchors):
             continue
         for match in rule.patterns.finditer(text):
             if rule.unless_before and rule.unless_before.search(text[max(0, match.start() - 40) : match.start()]):
@@ -193,5 +218,5 @@ def _restrictions(folded: Folded, grants: list[Found]) -> Iterator[Found]:
             ):
                 continue
             clause = clause_of(text, *match.span())
-            scope = judge(text, clause, match.start(), match.end(), bare=False).scope
+            scope = scope_of(text, clause, *match.span())
             yield Found("restriction", *match.span(), None, scope, rule.reason)
