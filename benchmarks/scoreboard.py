@@ -222,6 +222,21 @@ def dispatch_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def curation_rows(result: dict[str, Any]) -> Rows:
+    peak = result["peak_bytes"]["sum"] / 2**20
+    whole = {
+        "stage": f"all, {result['documents']:,} documents, peak {peak:,.0f} MiB",
+        "documents per processor second": f"{result['documents_per_cpu_second']:,.0f}",
+    }
+    return [
+        whole,
+        *(
+            {"stage": name, "documents per processor second": f"{facts['documents_per_cpu_second']:,.0f}"}
+            for name, facts in result["stages"].items()
+        ),
+    ]
+
+
 def folding_rows(result: dict[str, Any]) -> Rows:
     rows = [row for row in result["cells"] if row["method"] == "folding" and row["half"] == "held out"]
     return [
@@ -340,6 +355,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "interleave_map": ("Interleaving map-style data sets in given shares", interleave_rows),
     "packs": ("Batches of packed tokens", pack_rows),
     "streaming": ("Interleaving streams", stream_rows),
+    "curation": ("Curating real documents, on a shared machine", curation_rows),
     "swarm": ("Small runs for a search: one by one, and stacked as one model", swarm_rows),
     "end_to_end_regmix": ("RegMix on real text: loss on a domain that no model is trained on", end_to_end_rows),
     "end_to_end_aioli": ("Aioli on real text: mean loss of seven domains", end_to_end_rows),

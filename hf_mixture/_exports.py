@@ -86,6 +86,10 @@ EXPORTS: dict[str, str] = {
     "pack_tokens": "hf_mixture.data.tokenise",
     "plan_report": "hf_mixture.data.plan_report",
     "split_by_domain": "hf_mixture.data.domains",
+    # documents curated into a data set with provenance
+    "CuratedDataset": "hf_mixture.data.curation.curated",
+    "CurationRecipe": "hf_mixture.data.curation.recipe",
+    "curate": "hf_mixture.data.curation.pipeline",
     # mixtures searched for by small runs
     "AdmireSearch": "hf_mixture.data.search.admire",
     "ClimbSearch": "hf_mixture.data.search.climb",

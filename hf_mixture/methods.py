@@ -116,6 +116,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         kind="data",
         paper="MixtureVitae, arXiv 2509.25531",
         plug_point="hf-mixture curate RECIPE.yaml",
+        status="available",
     ),
     MethodInfo(
         name="PPP",

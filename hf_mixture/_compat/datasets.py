@@ -66,3 +66,8 @@ def has_shuffle_buffer(stream: Any) -> bool:
 def is_split_by_node(stream: Any) -> bool:
     """Whether a `datasets.IterableDataset` gives the rows of one process only (`split_dataset_by_node`)."""
     return stream._distributed is not None
+
+
+def streams_tables(stream: Any) -> bool:
+    """Whether a `datasets.IterableDataset` reads Arrow tables, so that a format "arrow" decodes nothing."""
+    return stream._ex_iterable.iter_arrow is not None

@@ -127,7 +127,7 @@ def load_domain(source: Any, *, held_out: float = HELD_OUT) -> DatasetDict:
             raise ValueError(f"path={parsed.path!r}: {domain!r} is not one of {list(DOMAINS)}; choose one")
         return _complete(installed_packages([domain], held_out=held_out), parsed)
     else:
-        raw, facts = _read(parsed), parsed
+        raw, facts = read_source(parsed), parsed
     splits = _splits(raw, facts)
     parts = {name: _columns(part, facts) for name, part in splits.items()}
     return _complete(DatasetDict(_held_out(parts, facts, held_out)), facts)
@@ -191,7 +191,7 @@ def _is_installed(source: Any) -> bool:
     return isinstance(source, Source) and source.path.startswith(INSTALLED)
 
 
-def _read(source: Source) -> Any:
+def read_source(source: Source) -> Any:
     """The raw data set at a path."""
     from datasets import load_dataset, load_from_disk
 

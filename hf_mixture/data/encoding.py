@@ -111,11 +111,11 @@ def encode_documents(tokenizer: Any, texts: list[str], separator: int | None) ->
 def _start_worker(tokenizer: Any) -> None:
     global _tokenizer  # noqa: PLW0603 - the state of a worker process
     _tokenizer = tokenizer
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def _leave_with_parent() -> None:
-    # A pool whose parent was killed would wait for work for ever.
+def leave_with_parent() -> None:
+    """Wait for the end of the parent, then leave: a pool whose parent was killed would wait for work for ever."""
     if (parent := parent_process()) is not None:
         connection.wait([parent.sentinel])
     os._exit(1)

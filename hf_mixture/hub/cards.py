@@ -129,6 +129,22 @@ def write_model_card(
     return _write(folder, "model_card.md.jinja", facts)
 
 
+def write_dataset_card(folder: str | PathLike[str], facts: Mapping[str, Any]) -> Path:
+    """Write the `README.md` of a curated data set.
+
+    Args:
+        folder: The folder of the data set; it exists already.
+        facts: What the template `dataset_card.md.jinja` names, all of it.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        ValueError: If `folder` is not a directory.
+    """
+    return _write(_existing_folder(folder), "dataset_card.md.jinja", facts)
+
+
 def package_versions() -> dict[str, str]:
     """Return the installed version of each package that a card names.
 

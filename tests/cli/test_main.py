@@ -13,6 +13,7 @@ from hf_mixture.cli.main import build_parser, main
 
 
 COMMANDS = {
+    "curate",
     "doctor",
     "export-lora",
     "inspect",

@@ -3,10 +3,16 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets, interleave_datasets, load_from_disk
+from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets, load_from_disk
 from datasets.distributed import split_dataset_by_node
 
-from hf_mixture._compat.datasets import fingerprint_of, has_shuffle_buffer, is_split_by_node, select_rows
+from hf_mixture._compat.datasets import (
+    fingerprint_of,
+    has_shuffle_buffer,
+    is_split_by_node,
+    select_rows,
+    streams_tables,
+)
 
 
 def test_fingerprint_of() -> None:
@@ -53,3 +59,8 @@ def test_select_rows_is_select(tmp_path) -> None:
     assert load_from_disk(tmp_path)["a"][:] == ours["a"][:]
     assert copy.deepcopy(ours)["a"][:] == ours["a"][:]
     assert len(select_rows(rows, np.zeros(0, np.int64), "0")) == 0
+
+
+def test_streams_of_tables_are_told_from_streams_of_rows() -> None:
+    assert streams_tables(Dataset.from_dict({"a": [1]}).to_iterable_dataset())
+    assert not streams_tables(IterableDataset.from_generator(lambda: iter([{"a": 1}])))

@@ -1,0 +1,102 @@
+"""What of a curation is done: one line for each finished part, on the disk before the run goes on.
+
+Every part writes its files whole before its line, so that a run killed at any moment repeats at most the parts that
+were being worked on, with the same result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_mixture.hub.atomic import is_partial_of
+
+
+FORMAT = "hf_mixture_curation_journal"
+VERSION = 1
+
+
+class Journal:
+    """The journal of one output folder.
+
+    Args:
+        folder: The folder; made by `begin` when it is missing.
+        recipe: The recipe as plain data, without its output folder.
+        resume: Whether to continue what is there.
+
+    Raises:
+        ValueError: The folder holds something else, another recipe, or this one without `resume`.
+    """
+
+    def __init__(self, folder: Path, recipe: Mapping[str, Any], *, resume: bool) -> None:
+        self.path = folder / "journal.jsonl"
+        self.done: dict[str, dict[str, Any]] = {}
+        header = {"format": FORMAT, "version": VERSION, "recipe": json.loads(json.dumps(recipe))}
+        self._header: dict[str, Any] | None = None
+        lines = self._lines(folder)
+        if lines:
+            _check(folder, lines[0], header, resume=resume)
+            self.done = {line["part"]: line["facts"] for line in lines[1:]}
+        else:
+            self._header = header
+
+    def begin(self) -> None:
+        """Write the head of a new journal; before, nothing is on the disk."""
+        if self._header is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._append(self._header)
+            self._header = None
+
+    def finish(self, part: str, facts: Mapping[str, Any]) -> None:
+        """Record a part as finished.
+
+        Args:
+            part: Its name.
+            facts: What it counted and measured.
+        """
+        self.done[part] = dict(facts)
+        self._append({"part": part, "facts": facts})
+
+    def _lines(self, folder: Path) -> list[Any]:
+        if not self.path.exists():
+            strange = folder.is_dir() and [item for item in folder.iterdir() if not is_partial_of(item, self.path)]
+            if strange or folder.is_file():
+                raise ValueError(
+                    f"output_dir={str(folder)!r} exists and is not the folder of a curation; choose another one"
+                )
+            return []
+        # A kill may have torn the last line.
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise ValueError(f"{self.path} is damaged ({error}); choose another output_dir") from None
+        if len(whole) < len(content):
+            os.truncate(self.path, len(whole))
+        return lines
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with self.path.open("ab") as file:
+            file.write((json.dumps(line, allow_nan=False) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _check(folder: Path, saved: Any, header: Mapping[str, Any], *, resume: bool) -> None:
+    if saved.get("format") != FORMAT or saved.get("version") != VERSION:
+        raise ValueError(f"output_dir={str(folder)!r} has another journal than version {VERSION}; choose another one")
+    if saved["recipe"] != header["recipe"]:
+        old, new = saved["recipe"], header["recipe"]
+        different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+        raise ValueError(
+            f"output_dir={str(folder)!r} holds a curation by another recipe; it differs in {', '.join(different)}. "
+            "Choose another output_dir, or remove that one"
+        )
+    if not resume:
+        raise ValueError(
+            f"output_dir={str(folder)!r} holds a curation by this recipe; resume it, or choose another output_dir"
+        )

@@ -1,0 +1,1 @@
+"""`hf-mixture curate`: a curation, and a small model trained on its tiers."""
