@@ -86,6 +86,10 @@ EXPORTS: dict[str, str] = {
     "pack_tokens": "hf_mixture.data.tokenise",
     "plan_report": "hf_mixture.data.plan_report",
     "split_by_domain": "hf_mixture.data.domains",
+    # clusters
+    "ProbabilisticPartition": "hf_mixture.data.clustering.ppp",
+    "cluster_dataset": "hf_mixture.data.clustering.dataset",
+    "domains_from_clusters": "hf_mixture.data.domains",
     # mixtures searched for by small runs
     "AdmireSearch": "hf_mixture.data.search.admire",
     "ClimbSearch": "hf_mixture.data.search.climb",
