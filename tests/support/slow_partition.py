@@ -34,7 +34,21 @@ class SlowPartition:
         self.relative_ridge, self.tolerance = ridge, tolerance
 
     def fit(self, data, weights=None):
-        """Cluster of each row, leaves and clusters."""
+        """Cluster of each row."""
+        keys = self.prepare(data, weights)
+        if self.start_clusters is None:
+            self.grow(list(range(len(keys))), self.family)
+        else:
+            self.bisect(list(range(len(keys))))
+        clusters = [list(leaf) for leaf in self.leaves]
+        if self.merge_family is not None:
+            clusters = self.merge(clusters)
+        clusters.sort(key=lambda rows: (-self.weights[rows].sum(), *self.moments(rows)[0]))
+        label = {keys[row]: number for number, rows in enumerate(clusters) for row in rows}
+        return np.array([label[tuple(float(value) + 0.0 for value in row)] for row in data])
+
+    def prepare(self, data, weights=None):
+        """Distinct rows in order, with their weights."""
         given = [tuple(float(value) + 0.0 for value in row) for row in data]
         weights = [1.0] * len(given) if weights is None else list(weights)
         counts = {}
@@ -48,17 +62,7 @@ class SlowPartition:
         _, covariance = self.moments(range(len(keys)))
         self.ridge = self.relative_ridge * np.trace(covariance) / len(covariance)
         self.leaves = []
-        if self.start_clusters is None:
-            self.grow(list(range(len(keys))), self.family)
-        else:
-            self.bisect(list(range(len(keys))))
-        clusters = [list(leaf) for leaf in self.leaves]
-        if self.merge_family is not None:
-            clusters = self.merge(clusters)
-        clusters.sort(key=lambda rows: (-self.weights[rows].sum(), *self.moments(rows)[0]))
-        label = {keys[row]: number for number, rows in enumerate(clusters) for row in rows}
-        self.clusters = clusters
-        return np.array([label[row] for row in given])
+        return keys
 
     def reduce(self, points):
         """The columns that vary, or their principal components."""
@@ -204,10 +208,11 @@ class SlowPartition:
             shares = [math.log(part[0] / total) for part in parts]
             normals = [multivariate_normal(part[1], one) for part, one in zip(parts, covariances, strict=True)]
 
-            def joint_of(row, shares=shares, normals=normals):
-                return [share + normal.logpdf(self.points[row]) for share, normal in zip(shares, normals, strict=True)]
+            def joint_of(at, shares=shares, normals=normals):
+                columns = [np.atleast_1d(normal.logpdf(self.points[at])) for normal in normals]
+                return dict(zip(at, np.transpose(columns) + shares, strict=True))
 
-            joint = {row: joint_of(row) for row in rows}
+            joint = joint_of(rows)
             value = sum(self.weights[row] * np.logaddexp(*joint[row]) for row in rows) / self.weight(rows)
             if step == self.em_steps or (self.em_steps is None and value - last < self.tolerance):
                 return joint_of, joint, value
@@ -222,8 +227,8 @@ class SlowPartition:
         """Log-likelihood of one Gaussian of some rows, per row of others."""
         mean, covariance = self.moments(rows)
         one = self.covariances(family, [(1, mean, covariance)], covariance)[0]
-        density = multivariate_normal(mean, one)
-        return sum(self.weights[row] * density.logpdf(self.points[row]) for row in at) / self.weight(at)
+        values = np.atleast_1d(multivariate_normal(mean, one).logpdf(self.points[at]))
+        return sum(self.weights[row] * value for row, value in zip(at, values, strict=True)) / self.weight(at)
 
     def gain(self, sides, family):
         rows = sorted(sides[0] + sides[1])
@@ -249,7 +254,8 @@ class SlowPartition:
             if not all(parts):
                 return -math.inf
             joint_of, _, _ = self.em(ours, parts, family)
-            two = sum(self.weights[row] * np.logaddexp(*joint_of(row)) for row in theirs) / self.weight(theirs)
+            joint = joint_of(theirs)
+            two = sum(self.weights[row] * np.logaddexp(*joint[row]) for row in theirs) / self.weight(theirs)
             gains.append(two - self.one(ours, family, theirs))
         return min(gains)
 

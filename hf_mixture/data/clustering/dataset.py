@@ -78,8 +78,7 @@ def cluster_dataset(
     # The results do not depend on what a partition knows of the rows of fit: without it the fingerprint of the map,
     # which finds a cached result, stays small and is that of a loaded partition too.
     fitted = _without_rows(partition)
-    found = dataset.map(_label, batched=True, batch_size=batch_size, fn_kwargs={"column": column, "partition": fitted})
-    return found
+    return dataset.map(_label, batched=True, batch_size=batch_size, fn_kwargs={"column": column, "partition": fitted})
 
 
 def _label(batch: dict[str, Any], *, column: str, partition: ProbabilisticPartition) -> dict[str, Any]:

@@ -21,6 +21,10 @@ from hf_mixture.data.clustering.split import Split
 from hf_mixture.data.clustering.tree import PartitionTree, side_of
 
 
+# Sums of squares of so large values, of 10^8 rows, are still finite.
+LARGEST = 1e145
+
+
 class Fitted(NamedTuple):
     """What a fit finds, without the rows: `separability` has shape (k,), `leaf_report` L entries."""
 
@@ -43,10 +47,12 @@ def fit_partition(points: FloatArray, weights: FloatArray, options: Options) -> 
         The fit.
 
     Raises:
-        ValueError: Squares of the values overflow.
+        ValueError: Values are so large that their squares overflow.
     """
     kept = weights > 0
     given, weights, _ = distinct_rows(points[kept], weights[kept])
+    if np.abs(given).max() > LARGEST:
+        raise ValueError(f"X has values beyond {LARGEST:g}, whose squares overflow: divide its columns by a constant")
     if options.duplicates == "once":
         weights = np.ones(len(given))
     preparation = prepare(given, weights, scale=options.scale, num_components=options.num_components)
@@ -63,8 +69,6 @@ def fit_partition(points: FloatArray, weights: FloatArray, options: Options) -> 
     growth = Growth(rows, sides, options.least_size(rows.total))
     root = growth.root().moments
     variance = float(np.trace(root.covariance)) / max(1, len(root.mean))
-    if not np.isfinite(variance):
-        raise ValueError("X has values so large that their squares overflow: divide its columns by a constant")
     rule = options.rule(options.family, variance)
     if options.start_clusters is None:
         grow(growth, rule)

@@ -61,6 +61,8 @@ class Options:
         ):
             if parameters[name] not in choices:
                 raise ValueError(f"{name}={parameters[name]!r} must be one of {choices}: choose one")
+        if not isinstance(parameters["conservative"], bool | np.bool_):
+            raise ValueError(f"conservative={parameters['conservative']!r} must be True or False: choose one")
         if parameters["start_clusters"] is not None and parameters["merge_family"] is None:
             raise ValueError(
                 f"start_clusters={parameters['start_clusters']} without merge_family would be a fixed number of "

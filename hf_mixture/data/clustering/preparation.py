@@ -111,5 +111,7 @@ def axes_of(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def signed(axes: FloatArray) -> FloatArray:
     """Axes whose entry of largest absolute value, the first on ties, is positive."""
+    if not axes.size:
+        return axes
     largest = np.abs(axes).argmax(axis=0)
     return axes * np.where(axes[largest, np.arange(axes.shape[1])] < 0, -1.0, 1.0)
