@@ -17,7 +17,7 @@ class SlowPartition:
     def __init__(
         self,
         *,
-        family=("full", "pdiag"),
+        family=("spherical",),
         merge_family=("full",),
         test=("bic",),
         em_steps=1,

@@ -19,10 +19,6 @@ from hf_mixture.data.clustering.split import Split, split_rows
 from hf_mixture.data.clustering.tree import PartitionTree
 
 
-# A split of this many rows takes long enough for a progress bar.
-_MANY = 200_000
-
-
 @dataclass(eq=False)
 class Leaf:
     """Rows that stay together.
@@ -123,7 +119,7 @@ class Growth:
 def grow(growth: Growth, rule: Rule) -> None:
     """Split leaves, depth first, as long as the rule accepts the split."""
     waiting = [growth.root()]
-    with tqdm(total=len(growth.rows), desc="rows in leaves", unit="row", disable=len(growth.rows) < _MANY) as progress:
+    with tqdm(total=len(growth.rows), desc="rows in leaves", unit="row", delay=2) as progress:
         while waiting:
             leaf = waiting.pop()
             found = growth.halve(leaf, rule.axis_ties)
@@ -153,9 +149,7 @@ def bisect(growth: Growth, num_leaves: int, *, axis_ties: str = "stop") -> None:
         heapq.heappush(waiting, (-float(scatter), int(leaf.index[0]), leaf))
 
     add(growth.root())
-    with tqdm(
-        total=num_leaves, initial=1, desc="fine partition", unit="leaf", disable=len(growth.rows) < _MANY
-    ) as progress:
+    with tqdm(total=num_leaves, initial=1, desc="fine partition", unit="leaf", delay=2) as progress:
         while waiting and len(waiting) + len(growth.leaves) < num_leaves:
             leaf = heapq.heappop(waiting)[2]
             found = growth.halve(leaf, axis_ties)

@@ -40,7 +40,7 @@ def merge_leaves(rows: Rows, leaves: Sequence[Leaf], rule: Rule) -> IntArray:
     cluster = np.arange(len(leaves))
     active = list(range(len(leaves)))
     scores: dict[tuple[int, int], float] = {}
-    with tqdm(desc="pairs compared", unit="pair", disable=len(leaves) <= ALL_PAIRS_UP_TO) as progress:
+    with tqdm(desc="pairs compared", unit="pair", delay=2) as progress:
         while len(active) > 1:
             pairs = _pairs(active, moments)
             for pair in pairs:

@@ -13,6 +13,12 @@ from hf_mixture.data.clustering.gaussian import FAMILIES
 from hf_mixture.data.clustering.judge import TESTS, Rule
 
 
+# What `conservative=True` stands for: these families, the test by cross-fitting beside the others, and at least this
+# margin in nats per row.
+CONSERVATIVE_FAMILIES = ("full", "pdiag")
+CONSERVATIVE_MARGIN = 0.1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """As in `ProbabilisticPartition`, with tuples of families and tests."""
@@ -68,6 +74,12 @@ class Options:
                 f"start_clusters={parameters['start_clusters']} without merge_family would be a fixed number of "
                 "clusters: set merge_family"
             )
+        if parameters["conservative"]:
+            parameters |= {
+                "family": CONSERVATIVE_FAMILIES,
+                "test": tuple(dict.fromkeys((*parameters["test"], "cross_fit"))),
+                "margin": max(parameters["margin"], CONSERVATIVE_MARGIN),
+            }
         return cls(**parameters)
 
     def rule(self, families: tuple[str, ...], variance: float) -> Rule:

@@ -39,7 +39,8 @@ class ProbabilisticPartition(_base.ClusterMixin, _base.BaseEstimator):
         family: Covariance families that judge a split: `"full"`, `"tied"`, `"diag"`, `"tied_diag"`, `"spherical"`,
             `"pdiag"` (diagonal in the principal axes of the rows that are split), `"auto"` (full where there are five
             rows for each column, else diag), or several, of which one that accepts is enough. `"diag"`, `"tied_diag"`
-            and `scale="standard"` make the result depend on the choice of axes. Default: `("full", "pdiag")`.
+            and `scale="standard"` make the result depend on the choice of axes. Default: `"spherical"`, which proposes
+            many splits, for the merging to decide.
         merge_family: The same for the merging at the end; None for none. Default: `"full"`.
         test: How a split, and a pair to merge, is judged: `"bic"`; `"cross_fit"` (the gain in log-likelihood per row
             on rows held out must exceed `margin`, so that more rows do not make smaller effects significant); `"dip"`
@@ -53,7 +54,8 @@ class ProbabilisticPartition(_base.ClusterMixin, _base.BaseEstimator):
         margin: Nats per row for `"cross_fit"`. Default: 0.
         min_size: Least number of rows of a leaf, >= 1. Default: None, for max(10, sqrt(n) / 2).
         start_clusters: Split without judging until there are so many leaves, then merge. Default: None, to judge.
-        conservative: Whether to refuse doubtful splits. Default: False.
+        conservative: Whether to refuse doubtful splits: `("full", "pdiag")` in the place of `family`, `"cross_fit"`
+            beside `test`, and a `margin` of at least 0.1. Default: False.
         scale: `"standard"` gives columns variance 1 first. Default: `"none"`; scaling is up to the pipeline.
         num_components: Rows with more columns are projected on so many principal axes. Default: 50.
         ridge: Added to the diagonals of covariances, as a share of the mean variance of a column, > 0. Default: 1e-4.
@@ -91,7 +93,7 @@ class ProbabilisticPartition(_base.ClusterMixin, _base.BaseEstimator):
     def __init__(
         self,
         *,
-        family: str | tuple[str, ...] = ("full", "pdiag"),
+        family: str | tuple[str, ...] = "spherical",
         merge_family: str | tuple[str, ...] | None = "full",
         test: str | tuple[str, ...] = "bic",
         em_steps: int | None = 1,

@@ -30,6 +30,7 @@ SETS = {
 }
 OPTIONS = [
     {},
+    {"family": ("full", "pdiag")},
     {"family": ("diag",), "merge_family": None},
     {"family": ("tied", "spherical"), "em_steps": 2},
     {"family": ("tied_diag",), "merge_family": ("tied",), "min_agreement": 0.8},
@@ -126,10 +127,10 @@ def test_dip_is_the_nearest_unimodal_distribution(seed: int) -> None:
     assert dip(values, weights) == pytest.approx(slow_dip(values.tolist(), weights.tolist()), abs=1e-7)
 
 
-@pytest.mark.parametrize("size", [30, 150, 700])
+@pytest.mark.parametrize("size", [30, 150])
 def test_the_critical_dip_is_exceeded_by_one_in_twenty_uniform_samples(size: int) -> None:
     rng = np.random.default_rng(size)
-    share = np.mean([dip(rng.random(size), np.ones(size)) > critical_dip(size) for _ in range(600)])
+    share = np.mean([dip(rng.random(size), np.ones(size)) > critical_dip(size) for _ in range(500)])
     assert 0.02 < share < 0.085
 
 
