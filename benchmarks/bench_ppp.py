@@ -7,7 +7,7 @@ components). Sets without clusters, of 1000 rows: a Gaussian in 16 dimensions, a
 Student t with 3 degrees of freedom in 8, a uniform in 4. Planted sets: eight equal blobs, and eight Gaussians of
 unequal size and shape. Sets that are drawn are drawn with 5 seeds, the plain Gaussian with 20; of a real set there are
 the whole and 5 draws of 80 % of its rows. The peers, and the rules that run EM to convergence, are slow: they get the
-whole real sets, 5 Gaussians and 2 draws of the others, and peers that draw random numbers get the real sets 5 times.
+whole real sets, 5 Gaussians and 2 draws of the others, and peers that draw random numbers get the real sets 3 times.
 
 The rule for the default, written down before the table was made. Wine, digits and the sets without clusters choose;
 iris, breast cancer, the planted sets and new seeds of the sets without clusters report.
@@ -269,7 +269,7 @@ def peers() -> dict[str, Callable[[np.ndarray, int, int], tuple[np.ndarray, None
         "BisectingKMeans, true k": lambda x, k, seed: (BisectingKMeans(k, random_state=seed).fit_predict(x), None),
         "HDBSCAN": lambda x, _, __: (HDBSCAN(min_cluster_size=least(x), copy=True).fit_predict(x), None),
         "BayesianGaussianMixture": lambda x, _, seed: (
-            BayesianGaussianMixture(n_components=20, max_iter=300, random_state=seed).fit_predict(x),
+            BayesianGaussianMixture(n_components=20, max_iter=100, random_state=seed).fit_predict(x),
             None,
         ),
     }
@@ -359,6 +359,10 @@ def em_sweep(journal: Journal) -> list[dict[str, Any]]:
             given = {**RULES.get(name, {}), "em_steps": steps}
             row: dict[str, Any] = {"rule": name, "em_steps": steps}
             for data, points in real_sets().items():
+                if (name, steps, data) == ("default", None, "digits"):
+                    # Hundreds of pairs of leaves, each with EM to convergence: too long.
+                    row[data] = None
+                    continue
                 depends = ["em", data, ProbabilisticPartition(**given).get_params()]
                 row[data] = journal.measure(f"em {name} {steps} {data}", depends, partial(fit, given, points))
             rows.append(row)
@@ -508,7 +512,7 @@ def main() -> None:
         depends = ["new seeds", ProbabilisticPartition(**given).get_params(), seeds]
         fresh[name] = journal.measure(f"{name}, new seeds", depends, partial(measure, partition(given), new, name))
     if not smoke:
-        repeated = few_cases(seeds, times=5)
+        repeated = few_cases(seeds, times=3)
         for name, run in tqdm(peers().items(), desc="peers"):
             sets = few if name == "HDBSCAN" else repeated
             table[name] = journal.measure(name, [], partial(measure, run, sets, name))
