@@ -303,6 +303,31 @@ def edits_rows(result: dict[str, Any]) -> Rows:
     return [result_row(name, found, result["target"]) for name, found in result["conditions"].items()]
 
 
+def clusters_rows(result: dict[str, Any]) -> Rows:
+    names = [name for name in result["table"] if name.startswith("default") or name not in result["rules"]]
+    sets = ("iris", "wine", "cancer", "digits")
+
+    def whole(name: str, data: str) -> str:
+        """Clusters and Rand index of the whole set, which peers that draw random numbers get several times."""
+        found = result["table"][name][data]
+        runs = 1 if name in result["rules"] else len(found["clusters"])
+        counts, score = found["clusters"][:runs], sum(found["ari"][:runs]) / runs
+        return f"{min(counts)}{f' to {max(counts)}' if max(counts) > min(counts) else ''} / {score:.2f}"
+
+    def splits(name: str, data: str) -> str:
+        counts = result["table"][name][data]["clusters"]
+        return f"{sum(count > 1 for count in counts)} of {len(counts)}"
+
+    return [
+        {
+            "method": name.replace("default", "PPP", 1),
+            **{data: whole(name, data) for data in sets},
+            **{f"splits of {data}": splits(name, data) for data in ("Gaussian", "Student t", "uniform")},
+        }
+        for name in names
+    ]
+
+
 def import_rows(result: dict[str, Any]) -> Rows:
     return [
         {
@@ -373,6 +398,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
         thoughts_latency_rows,
     ),
     "mot_domains": ("A mixture of thoughts of three small experts on mixed documents", thoughts_rows),
+    "ppp": (
+        "Clusters found / adjusted Rand index with the labels; how often data without clusters is split",
+        clusters_rows,
+    ),
     "import": ("Start of a process", import_rows),
 }
 

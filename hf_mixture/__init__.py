@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from hf_mixture.adapters.mos.export import export_lora as export_lora
     from hf_mixture.adapters.mos.hotswap import hotswap_adapter as hotswap_adapter
     from hf_mixture.adapters.mos.model import MosModel as MosModel
+    from hf_mixture.data.clustering.dataset import cluster_dataset as cluster_dataset
+    from hf_mixture.data.clustering.ppp import ProbabilisticPartition as ProbabilisticPartition
+    from hf_mixture.data.domains import domains_from_clusters as domains_from_clusters
     from hf_mixture.data.domains import load_domain as load_domain
     from hf_mixture.data.domains import load_domains as load_domains
     from hf_mixture.data.domains import split_by_domain as split_by_domain

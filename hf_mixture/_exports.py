@@ -90,6 +90,10 @@ EXPORTS: dict[str, str] = {
     "CuratedDataset": "hf_mixture.data.curation.curated",
     "CurationRecipe": "hf_mixture.data.curation.recipe",
     "curate": "hf_mixture.data.curation.pipeline",
+    # clusters
+    "ProbabilisticPartition": "hf_mixture.data.clustering.ppp",
+    "cluster_dataset": "hf_mixture.data.clustering.dataset",
+    "domains_from_clusters": "hf_mixture.data.domains",
     # mixtures searched for by small runs
     "AdmireSearch": "hf_mixture.data.search.admire",
     "ClimbSearch": "hf_mixture.data.search.climb",

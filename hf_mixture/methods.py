@@ -123,6 +123,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         kind="data",
         paper="PPP, arXiv 2003.04372",
         plug_point="ProbabilisticPartition().fit(X)",
+        status="available",
     ),
     MethodInfo(
         name="kNN-Embed",

@@ -33,6 +33,7 @@ DOCUMENTS = (
     "docs/data_mixtures.md",
     "docs/mixture_of_thoughts.md",
     "docs/mote.md",
+    "docs/ppp.md",
     "docs/sparse_models.md",
 )
 PUBLIC = [name for name in hf_mixture.__all__ if not name.startswith("__")]

@@ -23,7 +23,7 @@ from hf_mixture.data.textfiles import read_texts
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-__all__ = ["installed_packages", "load_domain", "load_domains", "split_by_domain"]
+__all__ = ["domains_from_clusters", "installed_packages", "load_domain", "load_domains", "split_by_domain"]
 
 INSTALLED = "installed:"
 HELD_OUT = 0.1
@@ -169,6 +169,56 @@ def split_by_domain(dataset: DatasetDict) -> dict[str, DatasetDict]:
         )
         for domain, parts in rows.items()
     }
+
+
+def domains_from_clusters(
+    dataset: Dataset, column: str = "cluster_id", *, min_rows: int = 100, held_out: float = HELD_OUT
+) -> dict[str, DatasetDict]:
+    """Make each cluster of a data set a domain, as CLIMB (arXiv 2504.13161) mixes data.
+
+    Args:
+        dataset: Rows with a string column "text" and the number of their cluster.
+        column: Where that number is; rows with a negative one are left out. `cluster_dataset` writes "cluster_id".
+            Default: `"cluster_id"`.
+        min_rows: Clusters with fewer rows become one domain, "cluster_rest". Default: 100.
+        held_out: As in `load_domain`. Default: 0.1.
+
+    Returns:
+        "cluster_0", "cluster_1", ... in the order of their numbers, each as `load_domain` gives it.
+
+    Raises:
+        ValueError: There is no such column, it does not hold whole numbers, no row has a cluster, or a domain has too
+            few rows to hold some out.
+
+    Example:
+        ```python
+        >>> from datasets import Dataset
+        >>> from hf_mixture import domains_from_clusters
+        >>> rows = {"text": [f"text {i}" for i in range(400)], "cluster_id": [0] * 220 + [1] * 160 + [2] * 20}
+        >>> {name: len(part["train"]) for name, part in domains_from_clusters(Dataset.from_dict(rows)).items()}
+        {'cluster_0': 175, 'cluster_1': 135, 'cluster_rest': 18}
+
+        ```
+    """
+    if column not in dataset.column_names:
+        raise ValueError(f"column={column!r} is not one of {dataset.column_names}; name the one with the clusters")
+    numbers = np.asarray(dataset.with_format("numpy")[column][:])
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(f"column {column!r} holds {dataset.features[column]}, not whole numbers; name another")
+    counts = np.bincount(numbers[numbers >= 0])
+    if not counts.any():
+        raise ValueError(f"no row has a cluster in column {column!r}; all {len(numbers)} are negative")
+    rows = {f"cluster_{number}": numbers == number for number in np.flatnonzero(counts >= max(1, min_rows))}
+    rest = (numbers >= 0) & (counts[numbers] < min_rows)
+    if rest.any():
+        rows["cluster_rest"] = rest
+    domains = {}
+    for name, chosen in rows.items():
+        try:
+            domains[name] = load_domain(dataset.select(np.flatnonzero(chosen)), held_out=held_out)
+        except ValueError as error:
+            raise ValueError(f"domain {name!r}: {error}") from error
+    return domains
 
 
 def _parse(source: Any, name: str) -> Any:

@@ -1,0 +1,1 @@
+"""Clustering that repeats itself: Probabilistic Partitive Partitioning (PPP, arXiv 2003.04372)."""
