@@ -288,6 +288,19 @@ def edits_rows(result: dict[str, Any]) -> Rows:
     return [result_row(name, found, result["target"]) for name, found in result["conditions"].items()]
 
 
+def trajectory_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "classes": fit["classes"],
+            "-2 log-likelihood": f"{fit['minus2ll']:.3f}",
+            "starts at the best": f"{fit['hits']} of {fit['starts']}",
+            "distinct optima": fit["optima"],
+            "CPU seconds": f"{fit['cpu_seconds']:.1f}",
+        }
+        for fit in result["fits"]
+    ]
+
+
 def import_rows(result: dict[str, Any]) -> Rows:
     return [
         {
@@ -357,6 +370,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
         thoughts_latency_rows,
     ),
     "mot_domains": ("A mixture of thoughts of three small experts on mixed documents", thoughts_rows),
+    "trajectories": ("Latent classes of growth curves, 20 starts", trajectory_rows),
     "import": ("Start of a process", import_rows),
 }
 

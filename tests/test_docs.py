@@ -33,6 +33,7 @@ DOCUMENTS = (
     "docs/mixture_of_thoughts.md",
     "docs/mote.md",
     "docs/sparse_models.md",
+    "docs/trajectories.md",
 )
 PUBLIC = [name for name in hf_mixture.__all__ if not name.startswith("__")]
 MODULES = ["hf_mixture", *(m.name for m in pkgutil.walk_packages(hf_mixture.__path__, "hf_mixture.") if not m.ispkg)]

@@ -15,6 +15,7 @@ KEYS = {
     "mwq run": "bit_routers",
     "spread run": "systems",
     "plan --recipe": "layouts",
+    "trajectories": "trajectories",
 }
 
 

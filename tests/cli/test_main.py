@@ -26,6 +26,7 @@ COMMANDS = {
     "thoughts",
     "trace",
     "train",
+    "trajectories",
     "upcycle",
 }
 

@@ -20,7 +20,7 @@ from hf_mixture.models.trajectory_moe.degenerate import check_support, faults_of
 from hf_mixture.models.trajectory_moe.ecm import ecm
 from hf_mixture.models.trajectory_moe.fit_journal import FitJournal
 from hf_mixture.models.trajectory_moe.layout import Layout, Parameters, pack, unpack
-from hf_mixture.models.trajectory_moe.optima import OptimumGroup, StartRecord, group_optima
+from hf_mixture.models.trajectory_moe.optima import OptimumGroup, StartRecord, group_optima, match_classes
 from hf_mixture.models.trajectory_moe.polish import polish
 from hf_mixture.models.trajectory_moe.products import Observations, observations_of
 from hf_mixture.models.trajectory_moe.scores import evaluate
@@ -112,7 +112,7 @@ def fit_mixture(
         )
         found = _polish_all(ends, records, observations, layout, log=log, bar=bar)
     shift = float(units.log_density_shifts(data, layout).sum())
-    return _conclude(found, observations, layout, units, shift, keep_order=first_classes is not None)
+    return _conclude(found, observations, layout, units, shift, first_classes=first_classes)
 
 
 def fit_one_class(observations: Observations, layout: Layout) -> Parameters:
@@ -245,15 +245,17 @@ def _conclude(
     units: Units,
     shift: float,
     *,
-    keep_order: bool,
+    first_classes: Any,
 ) -> MixtureFit:
     polished = [entry for entry in found if entry[0].log_likelihood is not None]
     usable = [entry for entry in polished if not entry[0].faults] or polished
     record, vector, posterior = max(usable, key=lambda entry: entry[0].end)
-    if not keep_order:
+    if first_classes is None:
         order = [int(k) for k in np.argsort(-posterior.sum(axis=1), kind="stable")]
-        vector = pack(unpack(vector[None], layout).relabelled(order), layout)[0]
-        posterior = posterior[order]
+    else:
+        order = match_classes(soft_classes(np.asarray(first_classes), layout.num_classes), posterior)
+    vector = pack(unpack(vector[None], layout).relabelled(order), layout)[0]
+    posterior = posterior[order]
     in_user = [
         replace(
             item,

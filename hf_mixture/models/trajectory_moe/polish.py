@@ -22,6 +22,10 @@ from hf_mixture.models.trajectory_moe.scores import Evaluation, evaluate
 
 # A step of BFGS has to gain this share of what its slope promises.
 SUFFICIENT = 1e-4
+# Logarithm of a pivot of the covariance of growth factors, on standardised units, below which it is zero: a boundary.
+BOUNDARY = -9.0
+# Free number of a knot, beyond which it is within 1 % of the end of the observed times: nothing is to be found there.
+FARTHEST_KNOT = 5.0
 # Longest step of any number of the vector, on standardised units.
 LONGEST = 1.0
 
@@ -33,7 +37,8 @@ class Optimum:
     Args:
         vector: The unconstrained vector [V].
         log_likelihood: Log-likelihood of the standardised data.
-        criterion: Largest |g| / (1 + root of the sum of squared scores), over numbers that are not pinned.
+        criterion: Largest |g| / (1 + root of the sum of squared scores), over numbers that are not pinned or at the
+            boundary of a singular covariance, which they would pass.
         max_gradient: Largest |g| over the same, on standardised units.
         pinned: Places of knots that lie on a kink.
         is_converged: Whether the criterion is met.
@@ -87,23 +92,24 @@ def polish(
         The optimum.
     """
     objective = _Objective(observations, layout)
-    knots = shape_places(layout)
+    knots, pivots = shape_places(layout), _pivot_places(layout)
     pinned: list[int] = []
     left = max_iterations
-    value, gradient = objective(vector)
-    squares = np.zeros(len(vector))
+    free = np.arange(len(vector))
+    criterion = np.inf
+    # From the boundary itself there is no slope back.
+    vector = vector.copy()
+    vector[pivots] = np.maximum(vector[pivots], BOUNDARY + 3)
     for _ in range(12):
-        free = np.setdiff1d(np.arange(len(vector)), pinned)
         vector, value, gradient, squares, used = _bfgs(vector, free, objective, tolerance, left)
         left -= used
         vector, pinned = _settle(vector, objective, knots, squares, tolerance)
         value, gradient = objective(vector)
-        free = np.setdiff1d(np.arange(len(vector)), pinned)
-        criterion = np.abs(gradient / (1 + np.sqrt(squares)))[free].max()
-        if criterion <= tolerance or left <= 0:
+        at_boundary = pivots[(vector[pivots] < BOUNDARY) & (gradient[pivots] <= 0)]
+        free = np.setdiff1d(np.arange(len(vector)), [*pinned, *at_boundary])
+        criterion = float(np.abs(gradient / (1 + np.sqrt(squares)))[free].max())
+        if criterion <= tolerance or left <= 0 or _is_lost(vector, layout):
             break
-    free = np.setdiff1d(np.arange(len(vector)), pinned)
-    criterion = float(np.abs(gradient / (1 + np.sqrt(squares)))[free].max())
     return Optimum(
         vector=vector,
         log_likelihood=value,
@@ -125,10 +131,22 @@ def shape_places(layout: Layout) -> list[int]:
     return [k * layout.num_of_class + place for k in range(layout.num_classes) for place in range(own.start, own.stop)]
 
 
+def _is_lost(vector: Any, layout: Layout) -> bool:
+    """Whether a knot has run to the end of the observed times."""
+    return layout.family.has_kinks and bool((np.abs(vector[shape_places(layout)]) > FARTHEST_KNOT).any())
+
+
+def _pivot_places(layout: Layout) -> Any:
+    """Places of the logarithms of the pivots of the covariances of growth factors."""
+    own = layout.places()["psi"].start + np.cumsum(np.arange(1, layout.num_factors + 1)) - 1
+    return (np.arange(layout.num_classes)[:, None] * layout.num_of_class + own).ravel()
+
+
 def _bfgs(
     vector: Any, free: Any, objective: _Objective, tolerance: float, max_iterations: int
 ) -> tuple[Any, float, Any, Any, int]:
-    """BFGS over the free numbers, until the criterion is met or no step gains anything."""
+    """BFGS over the free numbers, until the criterion is met, no step gains anything, or a boundary is reached."""
+    pivots = np.intersect1d(free, _pivot_places(objective.layout))
     scores = objective.scores(vector)
     value, gradient = float(scores.log_likelihood[0]), scores.gradient[0]
     person = scores.person_scores[0][free]
@@ -137,6 +155,10 @@ def _bfgs(
     used, is_fresh = 0, True
     while used < max_iterations:
         if np.abs(gradient / (1 + np.sqrt(squares)))[free].max() <= tolerance:
+            break
+        if ((vector[pivots] < BOUNDARY) & (gradient[pivots] <= 0)).any():
+            break
+        if _is_lost(vector, objective.layout):
             break
         used += 1
         direction = np.zeros_like(vector)

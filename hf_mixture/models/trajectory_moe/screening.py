@@ -182,10 +182,10 @@ class _Grower:
         found = polish(start, weighted, self.layout, tolerance=TOLERANCE)
         return found.log_likelihood, found.vector
 
-    def grow(self, start: Any, counts: Any, generator: np.random.Generator, depth: int = 0) -> _Node:
-        """The tree of people with these counts."""
+    def grow(self, fitted: tuple[float, Any], counts: Any, generator: np.random.Generator, depth: int = 0) -> _Node:
+        """The tree of people with these counts, whose fit is known."""
         settings, table = self.settings, self.table
-        value, vector = self.fit(start, counts)
+        value, vector = fitted
         node = _Node(vector)
         if depth == settings.max_depth or counts.sum() < 2 * settings.min_leaf:
             return node
@@ -198,12 +198,15 @@ class _Grower:
         if not np.isfinite(statistic):
             return node
         sides = [counts * (table[:, covariate] <= cut), counts * (table[:, covariate] > cut)]
-        ratio = 2 * (sum(self.fit(vector, side)[0] for side in sides) - value)
+        fits = [self.fit(vector, side) for side in sides]
+        ratio = 2 * (sum(fit[0] for fit in fits) - value)
         num_tests = sum(candidate[2] for candidate in candidates)
         if _chi_squared_tail(ratio, self.layout.num_parameters) * num_tests > settings.level:
             return node
         node.covariate, node.cut = covariate, cut
-        node.left, node.right = (self.grow(vector, side, generator, depth + 1) for side in sides)
+        node.left, node.right = (
+            self.grow(fit, side, generator, depth + 1) for fit, side in zip(fits, sides, strict=True)
+        )
         return node
 
 
@@ -212,7 +215,7 @@ def _one_tree(root: Any, grower: _Grower, generator: np.random.Generator) -> dic
     table = grower.table
     num_people = len(table)
     counts = np.bincount(generator.integers(num_people, size=num_people), minlength=num_people).astype(np.float64)
-    tree = grower.grow(root, counts, generator)
+    tree = grower.grow(grower.fit(root, counts), counts, generator)
     leaves: list[_Node] = []
     cuts = [0] * table.shape[1]
     _collect(tree, leaves, cuts)

@@ -32,7 +32,7 @@ from hf_mixture.models.trajectory_moe.units import report_factors
 
 # Step of a difference, in standard errors; within a kink-free interval for knots.
 STEP = 1e-2
-KNOT_STEP = 1e-6
+KNOT_STEP = 1e-4
 # Perturbed models evaluated at once.
 BATCH = 32
 
