@@ -21,6 +21,8 @@ RATES = (1e-2, 1e3)
 NO_RESIDUAL = 1e-8
 # Mean distance of class probabilities from the gate's that counts as telling nothing.
 SAME = 1e-3
+# Logit of a class for one standard deviation of a cluster covariate, from which on the gate separates completely.
+SEPARATED = 15.0
 # Least eigenvalue of the correlations of growth factors that counts as positive.
 SINGULAR = 1e-6
 
@@ -91,10 +93,10 @@ def faults_of(parameters: Parameters, posterior: Any, layout: Layout) -> list[st
 
 
 def boundaries_of(parameters: Parameters, layout: Layout) -> list[str]:
-    """Name covariances on the boundary: usable, but with standard errors that do not hold there.
+    """Name what is on a boundary: usable, but with standard errors that do not hold there.
 
     Args:
-        parameters: One model.
+        parameters: One model, on standardised units.
         layout: The sizes.
 
     Returns:
@@ -107,4 +109,6 @@ def boundaries_of(parameters: Parameters, layout: Layout) -> list[str]:
     for k in range(layout.num_classes):
         if values[k] < SINGULAR:
             found.append(f"class {k} has a singular covariance of growth factors")
+        if k and layout.num_cluster and np.abs(parameters.gate[0, k - 1, 1:]).max() > SEPARATED:
+            found.append(f"the gate separates class {k} from class 0 completely, so its logits have no finite maximum")
     return found

@@ -18,6 +18,7 @@ from hf_mixture.models.trajectory_moe.criteria import information_criteria
 from hf_mixture.models.trajectory_moe.data import TrajectoryData
 from hf_mixture.models.trajectory_moe.degenerate import boundaries_of
 from hf_mixture.models.trajectory_moe.fit import MixtureFit
+from hf_mixture.models.trajectory_moe.layout import unpack
 from hf_mixture.models.trajectory_moe.natural import natural_names
 from hf_mixture.models.trajectory_moe.standard_errors import Uncertainty, estimate_uncertainty
 
@@ -53,9 +54,9 @@ def make_report(
         found = estimate_uncertainty(parameters, data, layout, reported=is_reported)
         condition, is_positive = found.condition, found.is_positive
         estimates[kind] = _rows(found, natural_names(layout, tuple(growth), tuple(cluster), reported=is_reported))
-    warnings = [*fit.faults, *boundaries_of(parameters, layout)]
+    warnings = [*fit.faults, *boundaries_of(unpack(fit.vector[None], layout), layout)]
     if not is_positive:
-        warnings.append("the observed information is not positive definite, so there are no standard errors")
+        warnings.append("the observed information is not positive definite here, so there are no standard errors")
     if layout.num_classes > 1 and usable[0].hits < 2:
         warnings.append("one start only found the best optimum; use more starts")
     return {

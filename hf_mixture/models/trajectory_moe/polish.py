@@ -62,7 +62,9 @@ class _Objective:
 
     def __call__(self, vector: Any) -> tuple[float, Any]:
         self.count += 1
-        found = evaluate(vector[None], self.observations, self.layout)
+        # A step that is too long may leave the range of numbers; it is then taken back.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            found = evaluate(vector[None], self.observations, self.layout)
         value = float(found.log_likelihood[0])
         return (value if np.isfinite(value) else -np.inf), found.gradient[0]
 

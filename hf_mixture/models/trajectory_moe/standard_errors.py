@@ -122,12 +122,13 @@ def _hessian(vector: Any, errors: Any, observations: Observations, layout: Layou
     vectors = np.repeat(vector[None], len(moves), axis=0)
     for row, (place, move) in enumerate(moves):
         vectors[row, place] += move
-    gradients = np.concatenate(
-        [
-            evaluate_at(from_natural(vectors[at : at + BATCH], layout), observations, layout, by_entries).gradient
-            for at in range(0, len(vectors), BATCH)
-        ]
-    )
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        gradients = np.concatenate(
+            [
+                evaluate_at(from_natural(vectors[at : at + BATCH], layout), observations, layout, by_entries).gradient
+                for at in range(0, len(vectors), BATCH)
+            ]
+        )
     by_move = {move: gradients[row] for row, move in enumerate(moves)}
     hessian = np.zeros((size, size))
     for place in range(size):
@@ -146,6 +147,9 @@ def _hessian(vector: Any, errors: Any, observations: Observations, layout: Layou
 
 def _inverse(matrix: Any) -> tuple[Any, float, bool]:
     """Inverse, condition number at a unit diagonal, and whether it is positive definite."""
+    if not np.isfinite(matrix).all():
+        # A step from the boundary of the admissible covariances ended where there is no likelihood.
+        return np.full_like(matrix, np.nan), float("inf"), False
     scale = np.sqrt(np.maximum(np.abs(np.diagonal(matrix)), 1e-300))
     values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
     is_positive = bool(values[0] > 1e-12 * values[-1])
