@@ -328,6 +328,19 @@ def clusters_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def trajectory_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "classes": fit["classes"],
+            "-2 log-likelihood": f"{fit['minus2ll']:.3f}",
+            "starts at the best": f"{fit['hits']} of {fit['starts']}",
+            "distinct optima": fit["optima"],
+            "CPU seconds": f"{fit['cpu_seconds']:.1f}",
+        }
+        for fit in result["fits"]
+    ]
+
+
 def import_rows(result: dict[str, Any]) -> Rows:
     return [
         {
@@ -402,6 +415,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
         "Clusters found / adjusted Rand index with the labels; how often data without clusters is split",
         clusters_rows,
     ),
+    "trajectories": ("Latent classes of growth curves, 20 starts", trajectory_rows),
     "import": ("Start of a process", import_rows),
 }
 

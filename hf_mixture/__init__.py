@@ -75,6 +75,13 @@ if TYPE_CHECKING:
     from hf_mixture.models.mixture_of_thoughts.processing_mixture_of_thoughts import (
         MixtureOfThoughtsProcessor as MixtureOfThoughtsProcessor,
     )
+    from hf_mixture.models.trajectory_moe.configuration_trajectory_moe import (
+        TrajectoryMoEConfig as TrajectoryMoEConfig,
+    )
+    from hf_mixture.models.trajectory_moe.modeling_trajectory_moe import TrajectoryMoEModel as TrajectoryMoEModel
+    from hf_mixture.models.trajectory_moe.screening import screen_covariates as screen_covariates
+    from hf_mixture.models.trajectory_moe.selection import select_num_classes as select_num_classes
+    from hf_mixture.models.trajectory_moe.training_curves import load_training_curves as load_training_curves
     from hf_mixture.moe.anatomy.describe import describe_moe as describe_moe
     from hf_mixture.moe.anatomy.find import find_routers as find_routers
     from hf_mixture.moe.mote.auto import AutoMoTE as AutoMoTE

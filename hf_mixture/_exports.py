@@ -65,6 +65,12 @@ EXPORTS: dict[str, str] = {
     "MixtureOfThoughtsForCausalLM": "hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts",
     "MixtureOfThoughtsProcessor": "hf_mixture.models.mixture_of_thoughts.processing_mixture_of_thoughts",
     "score_experts": "hf_mixture.models.mixture_of_thoughts.data_collator",
+    # latent classes of growth curves
+    "TrajectoryMoEConfig": "hf_mixture.models.trajectory_moe.configuration_trajectory_moe",
+    "TrajectoryMoEModel": "hf_mixture.models.trajectory_moe.modeling_trajectory_moe",
+    "load_training_curves": "hf_mixture.models.trajectory_moe.training_curves",
+    "screen_covariates": "hf_mixture.models.trajectory_moe.screening",
+    "select_num_classes": "hf_mixture.models.trajectory_moe.selection",
     # data
     "Mixture": "hf_mixture.data.mixture",
     "MixtureCallback": "hf_mixture.data.trainer",

@@ -165,7 +165,8 @@ _METHODS: tuple[MethodInfo, ...] = (
         name="Trajectory mixture of experts",
         kind="models",
         paper="Trajectory mixture of experts, arXiv 2007.02432",
-        plug_point="TrajectoryMoEModel.from_pretrained(...)",
+        plug_point='AutoModel, model_type "trajectory_moe"; TrajectoryMoEModel(config).fit(dataset)',
+        status="available",
     ),
 )
 

@@ -35,6 +35,7 @@ DOCUMENTS = (
     "docs/mote.md",
     "docs/ppp.md",
     "docs/sparse_models.md",
+    "docs/trajectories.md",
 )
 PUBLIC = [name for name in hf_mixture.__all__ if not name.startswith("__")]
 MODULES = ["hf_mixture", *(m.name for m in pkgutil.walk_packages(hf_mixture.__path__, "hf_mixture.") if not m.ispkg)]

@@ -16,6 +16,7 @@ KEYS = {
     "spread run": "systems",
     "plan --recipe": "layouts",
     "curate": "sources",
+    "trajectories": "trajectories",
 }
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "thoughts",
     "trace",
     "train",
+    "trajectories",
     "upcycle",
 }
 

@@ -20,6 +20,7 @@ RECIPE_COMMANDS = (
     ["mote", "run"],
     ["mwq", "run"],
     ["thoughts"],
+    ["trajectories"],
     ["upcycle"],
     ["curate"],
 )

@@ -1,0 +1,1 @@
+"""Runs of `hf-mixture trajectories`: latent classes of growth curves, and of training runs."""
