@@ -21,6 +21,8 @@ EXPORTS: dict[str, str] = {
     "FssdpCallback": "hf_mixture.moe.parallel.fssdp_training",
     "FssdpOptions": "hf_mixture.moe.parallel.fssdp",
     "FtriCollector": "hf_mixture.moe.mote.resonance",
+    "GateUpdateReport": "hf_mixture.moe.routers.kmeans_least_squares",
+    "KMeansLeastSquaresGate": "hf_mixture.moe.routers.kmeans_least_squares",
     "LevelDataCollator": "hf_mixture.moe.routers.levels_collator",
     "LossFreeBalanceCallback": "hf_mixture.moe.routers.balance",
     "MwqConfig": "hf_mixture.moe.mwq.config",
