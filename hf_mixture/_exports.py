@@ -62,10 +62,14 @@ EXPORTS: dict[str, str] = {
     "upcycle": "hf_mixture.moe.routers.upcycle",
     "upcycle_granular": "hf_mixture.moe.routers.transforms.granular",
     # models that answer together
+    "MixerConfig": "hf_mixture.models.mixer.configuration_mixer",
+    "MixerForTrajectoryReconstruction": "hf_mixture.models.mixer.modeling_mixer",
+    "MixerTrainer": "hf_mixture.models.mixer.trainer",
     "MixtureOfThoughtsCollator": "hf_mixture.models.mixture_of_thoughts.data_collator",
     "MixtureOfThoughtsConfig": "hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts",
     "MixtureOfThoughtsForCausalLM": "hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts",
     "MixtureOfThoughtsProcessor": "hf_mixture.models.mixture_of_thoughts.processing_mixture_of_thoughts",
+    "load_dynamics": "hf_mixture.models.mixer.dynamics",
     "score_experts": "hf_mixture.models.mixture_of_thoughts.data_collator",
     # data
     "Mixture": "hf_mixture.data.mixture",
