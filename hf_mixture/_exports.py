@@ -59,11 +59,13 @@ EXPORTS: dict[str, str] = {
     "set_fssdp_options": "hf_mixture.moe.parallel.fssdp_training",
     "set_token_frequencies": "hf_mixture.moe.routers.mask_moe",
     "tune_experts": "hf_mixture.moe.mote.patch",
+    "update_kmeans_routers": "hf_mixture.moe.routers.kmeans",
     "upcycle": "hf_mixture.moe.routers.upcycle",
     "upcycle_granular": "hf_mixture.moe.routers.transforms.granular",
     # models that answer together
     "MixerConfig": "hf_mixture.models.mixer.configuration_mixer",
     "MixerForTrajectoryReconstruction": "hf_mixture.models.mixer.modeling_mixer",
+    "MixerSchedule": "hf_mixture.models.mixer.trainer",
     "MixerTrainer": "hf_mixture.models.mixer.trainer",
     "MixtureOfThoughtsCollator": "hf_mixture.models.mixture_of_thoughts.data_collator",
     "MixtureOfThoughtsConfig": "hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts",

@@ -30,6 +30,7 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/data_mixtures.md",
+    "docs/mixer.md",
     "docs/mixture_of_thoughts.md",
     "docs/mote.md",
     "docs/sparse_models.md",

@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect",
     "list",
     "mix",
+    "mixer",
     "mote",
     "mwq",
     "plan",

@@ -14,7 +14,7 @@ from hf_mixture.cli.main import main
 
 
 # These are resolved and not run: the recipes have tests of their own.
-RECIPE_COMMANDS = (["train"], ["mix", "search"], ["mote", "run"], ["mwq", "run"], ["thoughts"], ["upcycle"])
+RECIPE_COMMANDS = (["train"], ["mix", "search"], ["mixer"], ["mote", "run"], ["mwq", "run"], ["thoughts"], ["upcycle"])
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

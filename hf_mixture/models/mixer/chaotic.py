@@ -80,5 +80,5 @@ def _group(name: str, system_class: Any) -> Group:
         adapt=np.outer(_ADAPT, reference),
         low=start - 0.1,
         high=start + 0.1,
-        times=0.5 / _POINTS * np.arange(_POINTS),
+        times=np.linspace(0, 0.5, _POINTS, endpoint=False, dtype=np.float64),
     )

@@ -67,7 +67,7 @@ class Collection:
 
 
 def _times(step: float, number: int) -> Array:
-    return step * np.arange(number)
+    return np.asarray(step * np.arange(number), dtype=np.float64)
 
 
 def _column(values: object) -> Array:

@@ -25,9 +25,6 @@ class DynamicsConfig(datasets.BuilderConfig):
         num_train: Trajectories of an environment in `train`. Default: as published.
         num_test: Trajectories of an environment in `test` and `adapt_test`. Default: as published.
         systems: For `dysts`, names of its chaotic systems.
-
-    Raises:
-        ValueError: A number is out of range, or `systems` is given for another collection.
     """
 
     seed: int = 0
@@ -35,8 +32,12 @@ class DynamicsConfig(datasets.BuilderConfig):
     num_test: int | None = None
     systems: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Check the values, which `datasets` sets one by one.
+
+        Raises:
+            ValueError: A number is out of range, or `systems` is given for another collection.
+        """
         for name in ("num_train", "num_test"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -80,6 +81,7 @@ class DynamicalSystems(datasets.GeneratorBasedBuilder):
     ]
 
     def _info(self) -> datasets.DatasetInfo:
+        self.config.check()
         numbers = datasets.List(datasets.Value("float64"))
         return datasets.DatasetInfo(
             features=datasets.Features(

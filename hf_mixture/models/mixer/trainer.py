@@ -78,10 +78,11 @@ class MixerTrainer(Trainer):
     """The stock Trainer for MixER: proximal alternating steps, and a gate that is solved for (arXiv 2502.05335).
 
     In each round, first the contexts and then the experts take some steps, with beta/2 times the squared distance
-    from where they were when the round began added to the loss. The gate is updated before these steps, by the losses of all
-    environments under every expert, in float64 on the first process; all processes get the same gate. The optimizer is
-    AdaBelief at `args.learning_rate`; `args.lr_scheduler_type` is not used, see `MixerSchedule`. A checkpoint holds all
-    that a resumed run needs to go on exactly.
+    from where they were when the round began added to the loss; clipping of gradients acts on both together. The gate
+    is updated before these steps, by the losses of all environments under every expert, in float64 on the first
+    process; all processes get the same gate. The optimizer is AdaBelief at `args.learning_rate`;
+    `args.lr_scheduler_type` is not used, see `MixerSchedule`. A checkpoint holds all that a resumed run needs to go on
+    exactly.
 
     Args:
         model: The model.

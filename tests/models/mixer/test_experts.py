@@ -1,4 +1,4 @@
-"""Experts, Taylor polynomials and solvers against definitions evaluated one state at a time, and against torch.func."""
+"""Experts, Taylor polynomials and solvers against their definitions, one state at a time, and against torch.func."""
 
 from __future__ import annotations
 
@@ -70,9 +70,12 @@ def nested_derivatives(layers_of: Any, contexts: Tensor, neighbours: Tensor, ord
     def along(s: Tensor) -> Tensor:
         return run_layers(layers_of(neighbours + s * (contexts - neighbours)), y)
 
+    def slope_of(before: Any) -> Any:
+        return lambda s: jvp(before, (s,), (one,))[1]
+
     total, derivative = along(zero), along
     for number in range(1, order + 1):
-        derivative = (lambda before: lambda s: jvp(before, (s,), (one,))[1])(derivative)
+        derivative = slope_of(derivative)
         total = total + derivative(zero) / math.factorial(number)
     return total
 
@@ -97,10 +100,11 @@ def test_expansions_are_derivatives_of_derivatives(kind: str, order: int) -> Non
     weights = torch.randn_like(found)
     of_found = torch.autograd.grad((found * weights).sum(), parameters, allow_unused=True)
     of_slow = torch.autograd.grad((slow * weights).sum(), parameters, allow_unused=True)
-    for ours, theirs in zip(of_found, of_slow, strict=True):
-        ours = torch.zeros(1) if ours is None else ours
-        theirs = torch.zeros_like(ours) if theirs is None else theirs
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+    for parameter, ours, theirs in zip(parameters, of_found, of_slow, strict=True):
+        zeros = torch.zeros_like(parameter)
+        torch.testing.assert_close(
+            zeros if ours is None else ours, zeros if theirs is None else theirs, rtol=1e-9, atol=1e-10
+        )
 
 
 def quadratic_layers(contexts: Tensor) -> Layers:

@@ -21,6 +21,9 @@ def mixer(**fields: Any) -> MixerForTrajectoryReconstruction:
     given = {"num_envs": 6, "num_experts": 3, "context_size": 6, "hidden_size": 8, "same_expert_init": False}
     model = MixerForTrajectoryReconstruction(MixerConfig(**given | fields))
     torch.nn.init.normal_(model.contexts.weight, std=0.3)
+    # Without a constant, so that environments choose different experts.
+    with torch.no_grad():
+        model.gate.weight[-1] = 0
     return model
 
 
@@ -182,9 +185,9 @@ def test_contexts_that_are_not_finite_or_of_another_size_are_refused() -> None:
     for contexts in (torch.full((6, 6), torch.nan), torch.zeros(6, 5)):
         with pytest.raises(ValueError, match="give finite numbers"):
             mixer()(**batch(), contexts=contexts)
+    data = batch()
+    del data["labels"]
     with pytest.raises(ValueError, match="needs labels"):
-        data = batch()
-        del data["labels"]
         mixer()(**data, output_expert_losses=True)
 
 
