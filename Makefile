@@ -69,7 +69,9 @@ recipes: $(STAMP)
 	$(BIN)/hf-mixture mwq run d2moe --resume
 	$(BIN)/hf-mixture spread run moe_fssdp --resume
 	$(BIN)/hf-mixture thoughts mot_domains --resume
-	$(BIN)/python benchmarks/recipe_results.py runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains
+	$(BIN)/hf-mixture mixer mixer_odebench --resume
+	$(BIN)/python benchmarks/recipe_results.py runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
+		runs/mixer_odebench
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)

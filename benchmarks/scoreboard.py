@@ -297,6 +297,29 @@ def thoughts_rows(result: dict[str, Any]) -> Rows:
     return found
 
 
+def mixer_rows(result: dict[str, Any]) -> Rows:
+    return [{"ratio of CPU time": name, "median": _quartiles(row)} for name, row in result["cpu_time_ratios"].items()]
+
+
+def dynamics_rows(result: dict[str, Any]) -> Rows:
+    def figures(values: list[Any]) -> str:
+        return ", ".join(value if isinstance(value, str) else f"{value:.3g}" for value in values)
+
+    return [
+        {
+            "collection": row["collection"],
+            "system": row["system"],
+            "active parameters": f"{row['active_parameters']:,}",
+            "test error, trained span": figures(row["span_errors"]),
+            "whole time": figures(row["test_errors"]),
+            "purity": figures(row["purities"]),
+            "new environments, context 0": figures(row["zero_errors"]),
+            "adapted": figures(row["adapted_errors"]),
+        }
+        for row in result["rows"]
+    ]
+
+
 def edits_rows(result: dict[str, Any]) -> Rows:
     from hf_mixture.moe.mote.evaluation import result_row
 
@@ -416,6 +439,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
         clusters_rows,
     ),
     "trajectories": ("Latent classes of growth curves, 20 starts", trajectory_rows),
+    "mixer": ("MixER: a training step of all environments at once / in other ways", mixer_rows),
+    "mixer_odebench": ("Four families of differential equations, and one; an error for each seed", dynamics_rows),
     "import": ("Start of a process", import_rows),
 }
 

@@ -160,6 +160,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         kind="models",
         paper="MixER, arXiv 2502.05335",
         plug_point="MixerForTrajectoryReconstruction.from_pretrained(...)",
+        status="available",
     ),
     MethodInfo(
         name="Trajectory mixture of experts",

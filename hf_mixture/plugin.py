@@ -24,14 +24,18 @@ def register_peft_types() -> None:
 
 
 def register_model_types() -> None:
-    """Register `mixture_of_thoughts` (Mixture of Thoughts) and `trajectory_moe` as model types of transformers."""
+    """Register `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+    from hf_mixture.models.mixer.configuration_mixer import MixerConfig
+    from hf_mixture.models.mixer.modeling_mixer import MixerForTrajectoryReconstruction
     from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import MixtureOfThoughtsConfig
     from hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts import MixtureOfThoughtsForCausalLM
     from hf_mixture.models.trajectory_moe.configuration_trajectory_moe import TrajectoryMoEConfig
     from hf_mixture.models.trajectory_moe.modeling_trajectory_moe import TrajectoryMoEModel
 
+    AutoConfig.register("mixer", MixerConfig, exist_ok=True)
+    AutoModel.register(MixerConfig, MixerForTrajectoryReconstruction, exist_ok=True)
     AutoConfig.register("mixture_of_thoughts", MixtureOfThoughtsConfig, exist_ok=True)
     AutoModelForCausalLM.register(MixtureOfThoughtsConfig, MixtureOfThoughtsForCausalLM, exist_ok=True)
     AutoConfig.register("trajectory_moe", TrajectoryMoEConfig, exist_ok=True)

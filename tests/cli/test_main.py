@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect",
     "list",
     "mix",
+    "mixer",
     "mote",
     "mwq",
     "plan",

@@ -17,6 +17,7 @@ from hf_mixture.cli.main import main
 RECIPE_COMMANDS = (
     ["train"],
     ["mix", "search"],
+    ["mixer"],
     ["mote", "run"],
     ["mwq", "run"],
     ["thoughts"],

@@ -9,6 +9,7 @@ from hf_mixture.moe.routers import cosine as cosine
 from hf_mixture.moe.routers import expert_choice as expert_choice
 from hf_mixture.moe.routers import gaussian as gaussian
 from hf_mixture.moe.routers import hashing as hashing
+from hf_mixture.moe.routers import kmeans as kmeans
 from hf_mixture.moe.routers import mask_moe as mask_moe
 from hf_mixture.moe.routers import modality as modality
 from hf_mixture.moe.routers import noisy as noisy
