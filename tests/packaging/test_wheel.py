@@ -62,7 +62,7 @@ def test_wheel_holds_the_package_its_data_and_nothing_else(wheel: Path) -> None:
         str(path.relative_to(ROOT))
         for folder in ("hf_mixture", "recipes")
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and path.suffix in {".py", ".json", ".jinja", ".yaml", ".typed", ".md"}
+        if path.is_file() and path.suffix in {".py", ".csv", ".json", ".jinja", ".yaml", ".txt", ".typed", ".md"}
     }
     expected = {f"hf_mixture/{name}" if name.startswith("recipes/") else name for name in tracked}
     assert names == expected | {"hf_mixture_cli.py", "hf_mixture/py.typed"}

@@ -90,9 +90,12 @@ def draw_optima(path: Path, report: Mapping[str, Any]) -> None:
         axes.annotate(f"{group['hits']}", (place, height), textcoords="offset points", xytext=(8, 4))
     axes.set(
         yscale="log",
+        xticks=range(1, len(optima) + 1),
+        xlim=(0.5, len(optima) + 0.5),
+        ylim=(0.005, 2 * max(heights)),
         xlabel="distinct optimum",
         ylabel="-2 log-likelihood above the best (0.01: the best)",
-        title=f"optima and how many of {len(report['starts'])} starts found them",
+        title=f"distinct optima, and how many of {len(report['starts'])} starts ended there",
     )
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -73,7 +73,8 @@ def body(results: Mapping[str, Any]) -> str:
         *(line for warning in report["warnings"] for line in (f"Note: {warning}.", "")),
         "## Optima",
         "",
-        f"Of {len(report['starts'])} starts:",
+        f"Of {len(report['starts'])} starts, {_num_dropped(report)} were dropped after ECM, far below the best; "
+        "the others ended at:",
         "",
         markdown_table(
             [
@@ -144,6 +145,10 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
         body(results),
     ]
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n").save(folder / "README.md")
+
+
+def _num_dropped(report: Mapping[str, Any]) -> int:
+    return sum(start["minus2ll"] is None for start in report["starts"])
 
 
 def _figure(value: float | None) -> str:

@@ -28,6 +28,7 @@ def people(folder: Path) -> dict[str, Any]:
             "curve": "linear",
             "cluster_covariates": ["gx1"],
             "num_classes": [1, 2],
+            "criterion": "aic",
             "n_starts": 2,
             "screening": {"covariates": ["gx1", "gx2"], "num_trees": 2, "min_leaf": 200},
         },
