@@ -51,6 +51,8 @@ class MixerConfig(PreTrainedConfig):
         kmeans_iterations: Largest number of iterations of K-means in an update of the gate.
         kmeans_tolerance: Largest move of a converged centroid, in units of the contexts.
         gate_noise: Standard deviation of the noise on the contexts in an update.
+        first_centroids: Where K-means begins: `"contexts"`, at contexts far from one another; or `"origin"`, near
+            zero, as published.
         solver: `"rk4"`, with fixed steps, or an adaptive one of torchdiffeq: `"dopri5"`, `"dopri8"`, `"bosh3"`,
             `"fehlberg2"` or `"adaptive_heun"`.
         num_substeps: Steps of `"rk4"` between two times.
@@ -85,6 +87,7 @@ class MixerConfig(PreTrainedConfig):
     kmeans_iterations: int = 20
     kmeans_tolerance: float = 1e-4
     gate_noise: float = 1e-4
+    first_centroids: Literal["contexts", "origin"] = "contexts"
     solver: Literal["rk4", "dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"] = "rk4"
     num_substeps: int = 1
     rtol: float = 1e-3

@@ -99,6 +99,7 @@ class MixerForTrajectoryReconstruction(PreTrainedModel):
                 max_iterations=config.kmeans_iterations,
                 tolerance=config.kmeans_tolerance,
                 noise=config.gate_noise,
+                first_centroids=config.first_centroids,
             )
         else:
             self.gate = GradientGate(config.context_size, config.num_experts, bias=config.gate_bias)

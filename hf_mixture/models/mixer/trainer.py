@@ -70,7 +70,14 @@ class MixerSchedule:
         return self.context_steps + self.expert_steps
 
     def moves_contexts(self, step: int) -> bool:
-        """Whether a step, counted from 0, moves the contexts rather than the experts."""
+        """Tell whether a step moves the contexts rather than the experts.
+
+        Args:
+            step: The step, counted from 0.
+
+        Returns:
+            Whether it does.
+        """
         return step % self.round_steps < self.context_steps
 
 

@@ -20,8 +20,9 @@ from hf_mixture.moe.routers.checks import check_integer, check_number
 
 
 Status = Literal["converged", "empty", "not_converged"]
+FirstCentroids = Literal["contexts", "origin"]
 
-# First centroids lie this close to the origin, where contexts begin.
+# The published first centroids lie this close to the origin, where contexts begin.
 _FIRST_CENTROIDS = 1e-3
 # Share of a centroid's own size that it may still move.
 _RTOL = 1e-5
@@ -118,6 +119,31 @@ def cluster_contexts(
     return Clusters("not_converged", assignment, centroids, max_iterations)
 
 
+def spread_contexts(contexts: Tensor, number: int, *, generator: torch.Generator | None = None) -> Tensor:
+    """Draw contexts that lie apart, to begin K-means at (k-means++, https://doi.org/10.5555/1283383.1283494).
+
+    The first is any; each further one is drawn with a probability proportional to the square of its distance, the mean
+    absolute difference, from the nearest drawn one.
+
+    Args:
+        contexts: Contexts xi [E, d].
+        number: How many.
+        generator: Source of the draws. Defaults to the global one.
+
+    Returns:
+        Contexts [number, d]; some of them equal where there are too few different ones.
+    """
+    weights = contexts.new_ones(len(contexts))
+    drawn: list[Tensor] = []
+    nearest = torch.full_like(weights, torch.inf)
+    for _ in range(number):
+        drawn.append(contexts[torch.multinomial(weights, 1, generator=generator)])
+        nearest = nearest.minimum((contexts - drawn[-1]).abs().mean(dim=-1))
+        # Divided by the largest one, as squares of tiny distances would vanish.
+        weights = (nearest / nearest.max()).square() if nearest.any() else torch.ones_like(nearest)
+    return torch.cat(drawn)
+
+
 def cluster_median(losses: Tensor, assignment: Tensor) -> Tensor:
     """Take the median loss of each cluster under each expert; the mean of the middle two where their number is even.
 
@@ -188,6 +214,9 @@ class KMeansLeastSquaresGate(nn.Module):
         max_iterations: Largest number of iterations of K-means, at least 1.
         tolerance: Largest move of an entry of a converged centroid, in units of the contexts, at least 0.
         noise: Standard deviation of what is added to the contexts before W is solved for, at least 0.
+        first_centroids: Where centroids begin: `"contexts"`, at contexts far from one another, drawn as by k-means++;
+            or `"origin"`, drawn from U(-1e-3, 1e-3), as published. From the origin, clusters stay empty for as long as
+            the contexts lie on few sides of it, which in some runs is for ever.
 
     Attributes:
         weight: W [d + 1, M], or [d, M] without bias.
@@ -195,7 +224,7 @@ class KMeansLeastSquaresGate(nn.Module):
         has_centroids: Whether that update was not skipped.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of its range, or `first_centroids` is unknown.
 
     Example:
         >>> import torch
@@ -222,8 +251,12 @@ class KMeansLeastSquaresGate(nn.Module):
         max_iterations: int = 20,
         tolerance: float = 1e-4,
         noise: float = 1e-4,
+        first_centroids: FirstCentroids = "contexts",
     ) -> None:
         super().__init__()
+        if first_centroids not in ("contexts", "origin"):
+            raise ValueError(f"first_centroids={first_centroids!r} must be 'contexts' or 'origin'; give one of them")
+        self.first_centroids = first_centroids
         self.context_size = check_integer("context_size", context_size, at_least=1)
         self.num_experts = check_integer("num_experts", num_experts, at_least=1)
         self.bias = bias
@@ -272,7 +305,8 @@ class KMeansLeastSquaresGate(nn.Module):
         Args:
             contexts: Contexts xi of all environments [E, d], E >= M.
             losses: Loss of each environment under each expert alone [E, M]; infinite where an expert diverged.
-            centroids: First centroids [M, d]. Defaults to those of the last update, or draws from U(-1e-3, 1e-3).
+            centroids: First centroids [M, d]. Defaults to those of the last update, or, after a skipped one, to draws
+                as `first_centroids` says.
             noise: What is added to the contexts [E, d]. Defaults to normal draws times `self.noise`.
             generator: Source of the draws, on the CPU. Defaults to the global one.
 
@@ -287,7 +321,9 @@ class KMeansLeastSquaresGate(nn.Module):
         contexts, losses = _exact(contexts), _exact(losses)
         if centroids is None and self.has_centroids:
             centroids = self.centroids
-        if centroids is None:
+        if centroids is None and self.first_centroids == "contexts":
+            centroids = spread_contexts(contexts, self.num_experts, generator=generator)
+        elif centroids is None:
             drawn = torch.rand(self.num_experts, self.context_size, generator=generator, dtype=torch.float64)
             centroids = _FIRST_CENTROIDS * (2 * drawn - 1)
         if noise is None:

@@ -128,9 +128,6 @@ def resolve_mixer(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smoke
     check_names(recipe.collections, [name for name in NAMES if name != "dysts"], "collections")
     check_names([recipe.publish], recipe.candidates, "the candidates (publish)")
     check_seeds(recipe.seeds)
-    first = next(iter(recipe.collections.values()))
-    if first.candidates and recipe.publish not in first.candidates:
-        raise ValueError(f"publish={recipe.publish!r} is no candidate of the first collection; name one")
     for name, spec in recipe.collections.items():
         where = f"collections.{name}"
         check_names(spec.candidates, recipe.candidates, f"{where}.candidates")
@@ -139,6 +136,9 @@ def resolve_mixer(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smoke
             raise ValueError(f"{where}.trained_share is {spec.trained_share}; it must be above 0 and at most 1")
         if spec.seeds:
             check_seeds(spec.seeds)
+    first = next(iter(recipe.collections.values()))
+    if first.candidates and recipe.publish not in first.candidates:
+        raise ValueError(f"publish={recipe.publish!r} is no candidate of the first collection; name one")
     known = {item.name for item in dataclasses.fields(MixerConfig)} - set(_OF_THE_DATA)
     for where, fields in (("model", recipe.model), *((f"candidates.{k}", v) for k, v in recipe.candidates.items())):
         check_names(fields, known, where)

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from hf_mixture import KMeansLeastSquaresGate
-from hf_mixture.moe.routers.kmeans_least_squares import cluster_contexts, cluster_median, greedy_experts
+from hf_mixture.moe.routers.kmeans_least_squares import (
+    cluster_contexts,
+    cluster_median,
+    greedy_experts,
+    spread_contexts,
+)
 
 
 ARRAYS = np.load(Path(__file__).parent / "fixtures" / "mixer" / "gate_cases.npz")
@@ -149,6 +154,32 @@ def test_an_update_is_that_of_plain_loops() -> None:
         assert greedy_experts(medians).tolist() == chosen
 
 
+def test_first_centroids_are_contexts_that_lie_apart() -> None:
+    """In each of 200 draws all three far clusters are met, and one point never twice while others are left."""
+    clusters = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]], dtype=torch.float64)
+    contexts = clusters.repeat_interleave(4, dim=0) + 0.01 * torch.arange(12, dtype=torch.float64).unsqueeze(1)
+    for seed in range(200):
+        drawn = spread_contexts(contexts, 3, generator=torch.Generator().manual_seed(seed))
+        assert sorted(torch.cdist(drawn, clusters).argmin(dim=1).tolist()) == [0, 1, 2]
+    tiny = spread_contexts(1e-200 * contexts, 3, generator=torch.Generator().manual_seed(0))
+    assert len({tuple(row) for row in tiny.tolist()}) == 3
+    assert spread_contexts(torch.zeros(5, 2), 3).tolist() == [[0.0, 0.0]] * 3
+
+
+def test_contexts_on_one_side_of_the_origin_are_clustered_from_contexts_only() -> None:
+    contexts, losses, _ = three_clusters()
+    found = {}
+    for rule in ("contexts", "origin"):
+        gate = KMeansLeastSquaresGate(3, 3, first_centroids=rule)
+        reports = [
+            gate.update(contexts + 10, losses, generator=torch.Generator().manual_seed(seed)).converged
+            for seed in range(10)
+        ]
+        found[rule] = sum(reports)
+    assert found["origin"] == 0
+    assert found["contexts"] >= 9
+
+
 def test_diverged_experts_lose_and_make_no_nan() -> None:
     losses = torch.tensor([[torch.inf, 1.0], [torch.inf, 2.0], [3.0, torch.inf], [4.0, torch.inf]])
     medians = cluster_median(losses, torch.tensor([0, 0, 1, 1]))
@@ -174,7 +205,10 @@ def test_bad_input_is_refused_before_anything_changes(contexts: Tensor, losses: 
     assert all(torch.equal(before[name], value) for name, value in gate.state_dict().items())
 
 
-@pytest.mark.parametrize("options", [{"num_experts": 0}, {"max_iterations": 0}, {"noise": -1.0}, {"context_size": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"num_experts": 0}, {"max_iterations": 0}, {"noise": -1.0}, {"context_size": 0}, {"first_centroids": "zero"}],
+)
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         KMeansLeastSquaresGate(**{"context_size": 2, "num_experts": 2} | options)

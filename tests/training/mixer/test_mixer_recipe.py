@@ -16,7 +16,7 @@ from hf_mixture.training.resolve import find_recipe, resolve_recipe
 def test_the_packaged_recipe_resolves_with_and_without_smoke() -> None:
     recipe = resolve_mixer(find_recipe("mixer_odebench"))
     assert next(iter(recipe.collections)) == "odebench_small"
-    assert len(recipe.runs) == 13
+    assert len(recipe.runs) == 11
     assert recipe.runs[0] == ("odebench_small", "mixer", 0)
     # A single expert is as large as one of the mixture.
     assert recipe.candidates["single"] == {"num_experts": 1}
