@@ -1,8 +1,9 @@
-"""Curating 100,000 real documents with all default stages and decontamination, on two processes.
+"""Curating up to 100,000 real documents with all default stages and decontamination, on two processes.
 
 Documents are pieces of about 1500 characters of the book, speeches and mail of `curation_corpora.py` and of the
-documentation and source code of the installed packages. datatrove's filters of the same stages need spaCy or a model
-that is downloaded, except the formatter of personal data, which is timed here beside our stage, on the same documents.
+documentation and source code of the installed packages, as many as there are. datatrove's filters of the same stages
+need spaCy or a model that is downloaded, except the formatter of personal data, which is timed here beside our stage,
+on the same documents.
 """
 
 from __future__ import annotations
