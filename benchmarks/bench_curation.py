@@ -57,10 +57,10 @@ def measure(folder: Path, corpora: Path, number: int) -> None:
     wall, cpu = time.perf_counter(), cpu_seconds()
     curated = curate(data, recipe, output_dir=folder / "out", num_proc=NUM_PROC)
     wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
+    peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     read = sum(facts["read"] for facts in curated.report["sources"].values())
     chars = sum(sum(map(len, part["text"])) for part in data.values())
     throughput = json.loads((curated.folder / "throughput.json").read_text(encoding="utf-8"))
-    peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     formatters = time_pii([text for part in data.values() for text in part["text"][:400]])
     result = {
         "documents": read,
