@@ -1,8 +1,9 @@
-"""Curating 100,000 real documents with all default stages and decontamination, on two processes.
+"""Curating up to 100,000 real documents with all default stages and decontamination, on two processes.
 
 Documents are pieces of about 1500 characters of the book, speeches and mail of `curation_corpora.py` and of the
-documentation and source code of the installed packages. datatrove's filters of the same stages need spaCy or a model
-that is downloaded, except the formatter of personal data, which is timed here beside our stage, on the same documents.
+documentation and source code of the installed packages, as many as there are. datatrove's filters of the same stages
+need spaCy or a model that is downloaded, except the formatter of personal data, which is timed here beside our stage,
+on the same documents.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ def measure(folder: Path, corpora: Path, number: int) -> None:
     wall, cpu = time.perf_counter(), cpu_seconds()
     curated = curate(data, recipe, output_dir=folder / "out", num_proc=NUM_PROC)
     wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
+    peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     read = sum(facts["read"] for facts in curated.report["sources"].values())
     chars = sum(sum(map(len, part["text"])) for part in data.values())
     throughput = json.loads((curated.folder / "throughput.json").read_text(encoding="utf-8"))
-    peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     formatters = time_pii([text for part in data.values() for text in part["text"][:400]])
     result = {
         "documents": read,

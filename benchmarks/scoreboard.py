@@ -223,9 +223,9 @@ def dispatch_rows(result: dict[str, Any]) -> Rows:
 
 
 def curation_rows(result: dict[str, Any]) -> Rows:
-    peak = result["peak_bytes"]["sum"] / 2**20
+    peak = max(result["peak_bytes"]["parent"], result["peak_bytes"]["largest_worker"]) / 2**20
     whole = {
-        "stage": f"all, {result['documents']:,} documents, peak {peak:,.0f} MiB",
+        "stage": f"all, {result['documents']:,} documents, largest process {peak:,.0f} MiB",
         "documents per processor second": f"{result['documents_per_cpu_second']:,.0f}",
     }
     return [
