@@ -15,15 +15,16 @@ from hf_mixture.cli.main import main
 
 # These are resolved and not run: the recipes have tests of their own.
 RECIPE_COMMANDS = (
-    ["train"],
+    ["curate"],
     ["mix", "search"],
     ["mixer"],
     ["mote", "run"],
     ["mwq", "run"],
+    ["spread", "run"],
     ["thoughts"],
+    ["train"],
     ["trajectories"],
     ["upcycle"],
-    ["curate"],
 )
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
