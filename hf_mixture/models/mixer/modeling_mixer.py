@@ -7,7 +7,7 @@ d context size, M experts, P neighbours.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,10 @@ from hf_mixture.models.mixer.fused_rk4 import integrate_layers
 from hf_mixture.models.mixer.gradient_gate import GradientGate, straight_through
 from hf_mixture.models.mixer.solvers import integrate_adaptive, integrate_rk4
 from hf_mixture.models.mixer.taylor import VectorField, choose_neighbours, field_of_jet, taylor_jet
-from hf_mixture.moe.routers.kmeans_least_squares import KMeansLeastSquaresGate
+
+
+if TYPE_CHECKING:
+    from hf_mixture.moe.routers.kmeans_least_squares import KMeansLeastSquaresGate
 
 
 @dataclass
@@ -92,6 +95,9 @@ class MixerForTrajectoryReconstruction(PreTrainedModel):
         )
         self.gate: KMeansLeastSquaresGate | GradientGate
         if config.gate == "least_squares":
+            # Not above: models without such a gate must not wait for the routers.
+            from hf_mixture.moe.routers.kmeans_least_squares import KMeansLeastSquaresGate
+
             self.gate = KMeansLeastSquaresGate(
                 config.context_size,
                 config.num_experts,
@@ -109,7 +115,7 @@ class MixerForTrajectoryReconstruction(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):
             init.zeros_(module.weight)
-        elif isinstance(module, Stacked | KMeansLeastSquaresGate | GradientGate):
+        elif isinstance(module, Stacked) or module is self.gate:
             module.reset_parameters()
 
     def forward(  # noqa: PLR0917 - as the inputs of a batch
