@@ -13,8 +13,10 @@ import json
 import os
 import resource
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,8 @@ def measure(folder: Path, corpora: Path, number: int) -> None:
     stages = {"decontamination": {"benchmarks": {"items": {"test": str(benchmark)}}}}
     recipe = {"format": "hf_mixture_curation", "version": 1, "name": "bench", "sources": SOURCES, "stages": stages}
     wall, cpu = time.perf_counter(), cpu_seconds()
-    curated = curate(data, recipe, output_dir=folder / "out", num_proc=NUM_PROC)
+    with peak_memory() as peak:
+        curated = curate(data, recipe, output_dir=folder / "out", num_proc=NUM_PROC)
     wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
     peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     read = sum(facts["read"] for facts in curated.report["sources"].values())
@@ -70,7 +73,7 @@ def measure(folder: Path, corpora: Path, number: int) -> None:
         "documents_per_second": read / wall,
         "documents_per_cpu_second": read / cpu,
         "cpu_seconds_per_document": cpu / read,
-        "peak_bytes": {"parent": peaks[0], "largest_worker": peaks[1], "sum": peaks[0] + NUM_PROC * peaks[1]},
+        "peak_bytes": {"parent": peaks[0], "largest_worker": peaks[1], "all_processes": peak[0]},
         "load_average": os.getloadavg(),
         "stages": throughput,
         "sources": curated.report["sources"],
@@ -82,7 +85,7 @@ def measure(folder: Path, corpora: Path, number: int) -> None:
     )
     print(
         f"{read / wall:.0f} documents per second, {read / cpu:.0f} per processor second, "
-        f"peaks {[peak >> 20 for peak in peaks]} MiB"
+        f"peaks {[size >> 20 for size in (*peaks, *peak)]} MiB"
     )
     write("curation", result)
 
@@ -160,6 +163,46 @@ def time_pii(texts: list[str]) -> dict[str, Any]:
     times = time_interleaved(dict(zip(names, (run_ours, run_theirs), strict=True)), rounds=ROUNDS, warmup=1)
     rates = {name: summarise([len(texts) / second for second in samples]) for name, samples in times.cpu.items()}
     return {"documents_per_cpu_second": rates, "ratio": compare(times.cpu, names[1])}
+
+
+@contextmanager
+def peak_memory(interval: float = 0.1) -> Iterator[list[int]]:
+    """Largest memory of this process and its children together, in bytes; pages that they share count once."""
+    peak, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(interval):
+            peak[0] = max(peak[0], sum(map(proportional_bytes, processes())))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield peak
+    ended.set()
+    thread.join()
+
+
+def processes() -> list[int]:
+    """This process and all that descend from it."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(stat.parent.name)] = int(fields[1])
+    found = [os.getpid()]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found
+
+
+def proportional_bytes(process: int) -> int:
+    """Memory of a process, where a page of several counts in parts; 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def cpu_seconds() -> float:
