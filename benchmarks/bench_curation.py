@@ -67,9 +67,7 @@ def measure(folder: Path, corpora: Path, number: int) -> None:
     throughput = json.loads((curated.folder / "throughput.json").read_text(encoding="utf-8"))
     formatters = time_pii([text for part in data.values() for text in part["text"][:400]])
     result = {
-        "documents": read,
-        "mean_chars": chars / read,
-        "processes": NUM_PROC,
+        "setting": {"documents": read, "mean characters": round(chars / read), "processes": NUM_PROC},
         "documents_per_second": read / wall,
         "documents_per_cpu_second": read / cpu,
         "cpu_seconds_per_document": cpu / read,

@@ -223,9 +223,9 @@ def dispatch_rows(result: dict[str, Any]) -> Rows:
 
 
 def curation_rows(result: dict[str, Any]) -> Rows:
-    peak = max(result["peak_bytes"]["parent"], result["peak_bytes"]["largest_worker"]) / 2**20
+    peak = result["peak_bytes"]["all_processes"] / 2**20
     whole = {
-        "stage": f"all, {result['documents']:,} documents, largest process {peak:,.0f} MiB",
+        "stage": f"all; {result['documents_per_second']:,.0f} a second by the clock, {peak:,.0f} MiB of all processes",
         "documents per processor second": f"{result['documents_per_cpu_second']:,.0f}",
     }
     return [
@@ -416,7 +416,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "interleave_map": ("Interleaving map-style data sets in given shares", interleave_rows),
     "packs": ("Batches of packed tokens", pack_rows),
     "streaming": ("Interleaving streams", stream_rows),
-    "curation": ("Curating real documents, on a shared machine", curation_rows),
+    "curation": ("Curating real documents, all default stages", curation_rows),
     "swarm": ("Small runs for a search: one by one, and stacked as one model", swarm_rows),
     "end_to_end_regmix": ("RegMix on real text: loss on a domain that no model is trained on", end_to_end_rows),
     "end_to_end_aioli": ("Aioli on real text: mean loss of seven domains", end_to_end_rows),
