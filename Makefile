@@ -61,16 +61,19 @@ style: $(STAMP)
 	$(BIN)/ruff format $(CODE)
 
 bench: $(STAMP)
+	$(BIN)/python benchmarks/curation_corpora.py --folder corpora
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
 	$(BIN)/python benchmarks/scoreboard.py
 
 recipes: $(STAMP)
+	$(BIN)/python benchmarks/curation_corpora.py --folder corpora
+	$(BIN)/hf-mixture curate curate_local --resume
 	$(BIN)/hf-mixture mote run mote_refusal --resume
 	$(BIN)/hf-mixture mwq run d2moe --resume
 	$(BIN)/hf-mixture spread run moe_fssdp --resume
 	$(BIN)/hf-mixture thoughts mot_domains --resume
 	$(BIN)/hf-mixture mixer mixer_odebench --resume
-	$(BIN)/python benchmarks/recipe_results.py runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
+	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
 		runs/mixer_odebench
 	$(BIN)/python benchmarks/scoreboard.py
 

@@ -9,6 +9,7 @@ on the same documents.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import resource
@@ -23,7 +24,6 @@ from typing import Any
 import datasets
 from common import compare, print_table, summarise, time_interleaved, write
 from datasets import Dataset, Features, Value
-from datatrove.pipeline.formatters import PIIFormatter
 
 from hf_mixture import curate, installed_packages
 from hf_mixture.data.curation.pii import Pii, PiiOptions
@@ -147,6 +147,11 @@ def pieces(text: str, license: str) -> Iterator[dict[str, str]]:
 
 def time_pii(texts: list[str]) -> dict[str, Any]:
     """Processor time of our stage and of datatrove's formatter over the same documents."""
+    if importlib.util.find_spec("datatrove") is None:
+        print("datatrove is not installed, so its formatter of personal data is not timed")
+        return {}
+    from datatrove.pipeline.formatters import PIIFormatter
+
     ours, theirs = Pii(PiiOptions()), PIIFormatter()
 
     def run_ours() -> None:

@@ -237,6 +237,16 @@ def curation_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def tiers_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "trained on": system["name"],
+            **{name: f"{value:.3f}" for name, value in system["test_bits_per_byte"].items()},
+        }
+        for system in result["systems"]
+    ]
+
+
 def folding_rows(result: dict[str, Any]) -> Rows:
     rows = [row for row in result["cells"] if row["method"] == "folding" and row["half"] == "held out"]
     return [
@@ -417,6 +427,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "packs": ("Batches of packed tokens", pack_rows),
     "streaming": ("Interleaving streams", stream_rows),
     "curation": ("Curating real documents, all default stages", curation_rows),
+    "curate_local": ("Bits per byte of held-out documents, trained on the strictest tier and on all", tiers_rows),
     "swarm": ("Small runs for a search: one by one, and stacked as one model", swarm_rows),
     "end_to_end_regmix": ("RegMix on real text: loss on a domain that no model is trained on", end_to_end_rows),
     "end_to_end_aioli": ("Aioli on real text: mean loss of seven domains", end_to_end_rows),
