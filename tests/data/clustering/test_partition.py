@@ -45,7 +45,9 @@ def state(partition: ProbabilisticPartition) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["digits", "iris", "cancer"])
+@pytest.mark.parametrize(
+    "name", ["iris", *(pytest.param(name, marks=pytest.mark.slow) for name in ("digits", "cancer"))]
+)
 def test_row_order_and_threads_change_nothing(name: str) -> None:
     """Acceptance check 1: 20 row orders, 1 and 2 threads; here not the Rand index but the bits."""
     rows = real(name)

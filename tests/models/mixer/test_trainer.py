@@ -127,7 +127,8 @@ def test_the_gate_waits_until_every_environment_has_been_seen(tmp_path: Path) ->
     assert sum(trainer.gate_reports.values()) == 4
 
 
-@pytest.mark.parametrize("gate", ["least_squares", pytest.param("gradient", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("gate", ["least_squares", "gradient"])
 def test_two_processes_train_the_model_of_one(gate: str, tmp_path: Path) -> None:
     worker = Path(__file__).parent / "mixer_worker.py"
     run_on_two(worker, tmp_path, 2, gate)
