@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import string
+from typing import Any
 
 import pytest
 from hypothesis import assume, example, given, settings
@@ -59,6 +61,19 @@ def test_the_prefilter_misses_nothing_in_shuffled_words(text: str) -> None:
         assert [notice for notice, _ in read_notices(text) if notice.kind != "mention"] == []
 
 
+@settings(deadline=None)
+@given(st.text(st.sampled_from(" \t\u00a0\n\raß\u00ad"), max_size=40))
+def test_blanks_in_a_row_are_one_and_every_character_knows_where_it_was(text: str) -> None:
+    folded = fold(text)
+    spelled = text.translate({0xAD: "", ord("ß"): "ss", **dict.fromkeys(map(ord, "\t\u00a0\r"), " ")})
+    expected = re.sub(r" *\n *", "\n", re.sub(" +", " ", spelled))
+    assert folded.text == re.sub(r"\n{3,}", "\n\n", expected)
+    assert folded.original(0, len(folded.text))[1] == len(text)
+    for place, char in enumerate(folded.text):
+        start, _ = folded.original(place, place)
+        assert text[start].isspace() if char.isspace() else fold(text[start]).text[0] == char
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=300))
 def test_random_text_is_never_accepted(text: str) -> None:
@@ -80,20 +95,22 @@ def test_junk_of_licence_words_is_read_without_fault_and_kept_word_for_word(text
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(TEXTS), st.randoms(use_true_random=False))
-def test_case_and_white_space_do_not_matter(text: str, random: object) -> None:
-    changed = "".join(char.upper() if random.random() < 0.5 and len(char.upper()) == 1 else char for char in text)  # type: ignore[attr-defined]
-    changed = "".join(random.choice([" ", "  ", "\t", "\u00a0", " \t "]) if char == " " else char for char in changed)  # type: ignore[attr-defined]
+def test_case_and_white_space_do_not_matter(text: str, random: Any) -> None:
+    blanks = [" ", "  ", "\t", "\u00a0", " \t ", " " * 9]
+    changed = "".join(random.choice(blanks) if char == " " else char for char in text)
+    changed = "".join(char.upper() if random.random() < 0.5 and len(char.upper()) == 1 else char for char in changed)
     before, after = find_licences(text), find_licences(changed)
     assert (after.spdx, after.source, after.scope) == (before.spdx, before.source, before.scope)
     assert (after.restrictive is None) == (before.restrictive is None)
 
 
+@pytest.mark.parametrize("blank", ["\n", " " * 9, " \n\t"])
 @pytest.mark.parametrize("text", TEXTS)
-def test_line_breaks_do_not_make_a_refused_text_pass(text: str) -> None:
+def test_blanks_do_not_make_a_refused_text_pass(text: str, blank: str) -> None:
     known = {"file_level_provenance": True, "government": False}
     # "Software licence: MIT" is of the software; on a line of its own "licence: MIT" is a field of the text.
     if assign_tier(find_licences(text), **known).tier is None and not text.startswith("Software licence"):
-        wrapped = text.replace(" ", "\n")
+        wrapped = text.replace(" ", blank)
         assert assign_tier(find_licences(wrapped), **known).tier is None
 
 

@@ -25,7 +25,7 @@ FIRST = frozenset(
     ]
 )
 _HEAD = re.compile(r"creative[\s_-]{0,3}commons?|cc(?=by|0|zero)|cc(?![a-z0-9])|(?=attribution)")
-_GAP = r"[\s_/,:&+(|\"-]{0,4}"
+_GAP = r"[\s_/,:&+(|\"-]*"
 # "CC by Jane Doe" names a person; as an element "by" stands before another element, a version, a licence or an end.
 _SHORT_BY = (
     r"by(?=nc|sa|nd|\s*(?:$|\n[\s*#>/]*\n|[-_/.,;:)\]\"'|+*\d<]|v\d|li[cz]en|(?:nc|sa|nd|non?)\b|non?c|share|attrib"
@@ -39,8 +39,8 @@ _MORE = re.compile(
 )
 # A name that goes on in a way that is not understood may say anything.
 _UNREAD = re.compile(
-    r"[a-z0-9]|[-_/](?!li[cz]en)[a-z]|[\s_/,:&+(-]{1,4}(?:non?|nc|nd|nicht|keine|pas|sin|sem|senza|geen|niet|nao)(?![a-z])"
-    r"|[\s_/,:&+(-]{0,4}(?:non?-?(?:com|der)|sinder|sinobra|geenaf|nietcom|naocom)"
+    r"[a-z0-9]|[-_/](?!li[cz]en)[a-z]|[\s_/,:&+(-]+(?:non?|nc|nd|nicht|keine|pas|sin|sem|senza|geen|niet|nao)(?![a-z])"
+    r"|[\s_/,:&+(-]*(?:non?-?(?:com|der)|sinder|sinobra|geenaf|nietcom|naocom)"
 )
 _UNPORTED = re.compile(r"CC-BY(?:-NC)?(?:-SA|-ND)?-(?:1\.0|2\.0|2\.5|3\.0|4\.0)")
 _PORTED = {

@@ -1,11 +1,14 @@
 """Folding: one spelling for letters, dashes and blanks, with the way back to the positions of the original text.
 
 Folded text is lower case and has no accents, every dash is "-", every blank but the line break is " ", quotation marks
-are straight, and characters that nobody sees (soft hyphen, zero-width space, direction marks) are gone.
+are straight, and characters that nobody sees (soft hyphen, zero-width space, direction marks) are gone. Blanks in a row
+are one, and so are those around line breaks: one break stays one, and more are an empty line. Without that, a rule that
+allows for some blanks between two words misses what stands further apart.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -40,6 +43,7 @@ class _Table(dict[int, str]):
 
 
 _TABLE = _Table()
+_RUN = re.compile(r" *\n[ \n]+| +\n|  +")
 _ASCII_BLANKS = str.maketrans(
     {"\r": " ", "\t": " ", "\x0b": "\n", "\x0c": "\n", **{chr(c): " " for c in range(28, 32)}}
 )
@@ -64,6 +68,27 @@ class Folded(NamedTuple):
 
 def fold(text: str) -> Folded:
     """Return the folded text, with the positions of its characters in the original."""
+    return _joined(_spelled(text))
+
+
+def _joined(folded: Folded) -> Folded:
+    """Make blanks in a row one."""
+    text, parts, places, last = folded.text, [], [], 0
+    for run in _RUN.finditer(text):
+        start, end = run.span()
+        num_breaks = run[0].count("\n")
+        parts += [text[last:start], "\n" * min(num_breaks, 2) or " "]
+        places += [*range(last, start), start, *([end - 1] if num_breaks > 1 else [])]
+        last = end
+    if not parts:
+        return folded
+    places += range(last, len(text) + 1)
+    offsets = places if folded.offsets is None else [folded.offsets[place] for place in places]
+    return Folded("".join([*parts, text[last:]]), offsets)
+
+
+def _spelled(text: str) -> Folded:
+    """Give letters, dashes and blanks one spelling."""
     if text.isascii():
         return Folded(text.lower().translate(_ASCII_BLANKS), None)
     if all(len(_TABLE[ord(char)]) == 1 for char in set(text)):
