@@ -316,6 +316,6 @@ def find(
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{name_or_path!r} has no {FILE_NAME}; write one with Mixture.save_pretrained")
         return path
-    from hf_mixture.data.mixture_hub import download
+    from hf_mixture.hub.download import download
 
-    return download(name_or_path, revision=revision, token=token, cache_dir=cache_dir)
+    return download(name_or_path, FILE_NAME, repo_type="dataset", revision=revision, token=token, cache_dir=cache_dir)

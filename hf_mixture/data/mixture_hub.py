@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from hf_mixture.data.mixture_file import FILE_NAME
@@ -14,45 +13,6 @@ if TYPE_CHECKING:
 
 START = "<!-- hf_mixture:mixture:start -->"
 END = "<!-- hf_mixture:mixture:end -->"
-
-
-def download(
-    repo_id: str,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-) -> str:
-    """Download `mixture.json` from a dataset repository and return its local path.
-
-    Raises:
-        FileNotFoundError: The repository, the revision or the file does not exist or cannot be reached.
-        ValueError: `repo_id` is not a repository id.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        return str(
-            hf_hub_download(
-                repo_id, FILE_NAME, repo_type="dataset", revision=revision, token=token, cache_dir=cache_dir
-            )
-        )
-    except HFValidationError as error:
-        raise ValueError(
-            f"{repo_id!r} is neither a folder or file here nor a repository id ({error}); check the path"
-        ) from None
-    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
-        at = f" at revision {revision!r}" if revision else ""
-        raise FileNotFoundError(
-            f"{repo_id!r}{at} is no folder or file here, and no {FILE_NAME} was found in a dataset repository of that "
-            f"name ({type(error).__name__}); check the name, the revision and the access"
-        ) from error
 
 
 def push(

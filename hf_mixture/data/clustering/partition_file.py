@@ -21,6 +21,7 @@ from hf_mixture.data.clustering.posterior import JointMixture
 from hf_mixture.data.clustering.preparation import Preparation
 from hf_mixture.data.clustering.tree import PartitionTree
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.download import download
 
 
 if TYPE_CHECKING:
@@ -237,29 +238,10 @@ def find(
     """Return the local folder of a partition: the one named, or that of a model repository after downloading."""
     if os.path.isdir(name_or_path):
         return name_or_path
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        paths = [
-            hf_hub_download(name_or_path, name, revision=revision, token=token, cache_dir=cache_dir)
-            for name in (FILE_NAME, TENSORS_NAME)
-        ]
-    except HFValidationError as error:
-        raise ValueError(
-            f"{name_or_path!r} is neither a folder here nor a repository id ({error}); check the path"
-        ) from None
-    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
-        at = f" at revision {revision!r}" if revision else ""
-        raise FileNotFoundError(
-            f"{name_or_path!r}{at} is no folder here, and no partition was found in a model repository of that name "
-            f"({type(error).__name__}); check the name, the revision and the access"
-        ) from error
+    paths = [
+        download(name_or_path, name, revision=revision, token=token, cache_dir=cache_dir)
+        for name in (FILE_NAME, TENSORS_NAME)
+    ]
     return os.path.dirname(paths[0])
 
 

@@ -7,18 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_mixture.data.curation.licences import find_licences
-from hf_mixture.data.curation.licences.fold import fold
 from hf_mixture.data.curation.opt_outs import OptOutRules
 from hf_mixture.data.curation.stage import Outcome, Row
 from hf_mixture.data.curation.url_rules import DomainRules, read_address
-
-
-# Single words: between two of them a text may have any blanks.
-_SUBJECTS = ("mining", "tdm", "train", "machine", "artificial", "fouille", "mineria", "estrazione")
-_REFUSALS = (
-    "reserv", "prohibi", "forbidden", "permit", "allowed", "used", "opt", "vorbehalten", "untersagt", "gestattet",
-    "erlaubt", "interdit", "oppos", "riservat", "vietat", "consentit",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +60,7 @@ class Inclusion:
             html=row.get("html_head"),
             tdmrep=row.get("tdmrep"),
             ai_txt=row.get("ai_txt"),
-            text=row["text"] if self._options.opt_out_rules or may_reserve(row["text"]) else None,
+            text=row["text"],
         )
         added: dict[str, Any] = {
             "license_spdx": finding.spdx,
@@ -86,21 +77,6 @@ class Inclusion:
         if match is not None and match.group == "excluded":
             return added, "excluded_site"
         return added, "opt_out" if opt_out.reserved and self._options.respect_opt_outs else None
-
-
-def may_reserve(text: str) -> bool:
-    """Whether a text may hold a reservation in words of the shipped rules: it has a word of both of their halves.
-
-    The rules look for seven expressions, which takes longer than other stages do; most texts need not be looked at.
-
-    Args:
-        text: The text.
-
-    Returns:
-        False when none of the shipped phrases can match.
-    """
-    lower = text.lower() if text.isascii() else fold(text).text
-    return any(map(lower.__contains__, _SUBJECTS)) and any(map(lower.__contains__, _REFUSALS))
 
 
 def _headers(text: str | None) -> dict[str, str]:

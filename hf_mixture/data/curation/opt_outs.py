@@ -57,6 +57,8 @@ class OptOutRules:
         content_signals: Values of Content-Signal that opt a site out.
         ai_txt_extensions: Kinds of files of ai.txt that mean text.
         phrases: Expressions of reservations in words.
+        phrase_words: Lists of words, of each of which every text with such a phrase has one. Most texts have not, which
+            is found sooner than that no phrase matches. Default: none, to look for the phrases in every text.
 
     Example:
         ```python
@@ -80,6 +82,7 @@ class OptOutRules:
         content_signals: Iterable[str] = (),
         ai_txt_extensions: Iterable[str] = (),
         phrases: Iterable[str] = (),
+        phrase_words: Iterable[Iterable[str]] = (),
     ) -> None:
         self.user_agents = tuple(user_agents)
         self._text = frozenset(value.lower() for value in robots_values["text"])
@@ -87,6 +90,7 @@ class OptOutRules:
         self._signals = frozenset(signal.lower() for signal in content_signals)
         self._extensions = frozenset(extension.lower() for extension in ai_txt_extensions)
         self._phrases = tuple(re.compile(rf"(?<![a-z]){folded_pattern(phrase)}") for phrase in phrases)
+        self._phrase_words = tuple(tuple(words) for words in phrase_words)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str] | None = None) -> OptOutRules:
@@ -217,6 +221,9 @@ class OptOutRules:
 
     def _words(self, text: str) -> Iterator[tuple[bool, str, str | None]]:
         if not text:
+            return
+        lower = text.lower() if text.isascii() else fold(text).text
+        if not all(any(map(lower.__contains__, words)) for words in self._phrase_words):
             return
         folded = fold(text)
         for phrase in self._phrases:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.download import download
 
 
 if TYPE_CHECKING:
@@ -133,31 +134,7 @@ def find(
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{name_or_path!r} has no {FILE_NAME}; write one with ExpertEdits.save_pretrained")
         return path
-    return _download(name_or_path, revision=revision, token=token, cache_dir=cache_dir)
-
-
-def _download(repo_id: str, **options: Any) -> str:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        return str(hf_hub_download(repo_id, FILE_NAME, **options))
-    except HFValidationError as error:
-        raise ValueError(
-            f"{repo_id!r} is neither a folder or file here nor a repository id ({error}); check the path"
-        ) from None
-    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
-        revision = options.get("revision")
-        at = f" at revision {revision!r}" if revision else ""
-        raise FileNotFoundError(
-            f"{repo_id!r}{at} is no folder or file here, and no {FILE_NAME} was found in a model repository of that "
-            f"name ({type(error).__name__}); check the name, the revision and the access"
-        ) from error
+    return download(name_or_path, FILE_NAME, revision=revision, token=token, cache_dir=cache_dir)
 
 
 def push(

@@ -179,7 +179,7 @@ def test_a_missing_file_is_named(partition: ProbabilisticPartition, tmp_path: Pa
     (tmp_path / "partition.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no partition\.safetensors"):
         ProbabilisticPartition.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="neither a folder here nor a repository id"):
+    with pytest.raises(ValueError, match="neither a folder or file here nor a repository id"):
         ProbabilisticPartition.from_pretrained("no/such/folder")
 
 

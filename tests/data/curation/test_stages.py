@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from curation_data import draws, text
 
-from hf_mixture.data.curation.inclusion import Inclusion, InclusionOptions, may_reserve
+from hf_mixture.data.curation.inclusion import Inclusion, InclusionOptions
 from hf_mixture.data.curation.language import Language, LanguageOptions
-from hf_mixture.data.curation.opt_outs import default_opt_out_rules
+from hf_mixture.data.curation.opt_outs import OptOutRules, default_opt_out_rules
 from hf_mixture.data.curation.pii import Pii, PiiOptions, Span, redact
 from hf_mixture.data.curation.quality import Quality, QualityOptions, special_ratio
+from hf_mixture.data.curation.rules.files import read_rules
 from hf_mixture.data.curation.safety import Safety, SafetyOptions, word_lists
 from hf_mixture.data.curation.tiering import Tiering, TierOptions
 from hf_mixture.data.curation.tokens import token_counter
@@ -92,10 +93,11 @@ def test_the_short_cut_before_opt_outs_in_words_misses_none() -> None:
         "L’estrazione di testi non è consentita.",
         "\uff34\uff24\uff2d rights are reserved, TDM is prohibited.",
     ]
-    found = [phrase for phrase in phrases if rules.check("", text=phrase).reserved]
-    assert len(found) >= 12
-    assert all(may_reserve(f"{PROSE} {phrase}") for phrase in found)
-    assert not may_reserve(PROSE)
+    file = read_rules("opt_outs")
+    every = OptOutRules(**{name: file[name] for name in file.keys() - {"format", "version", "phrase_words"}})
+    found = [every.check("", text=phrase) for phrase in phrases]
+    assert sum(opt_out.reserved for opt_out in found) >= 12
+    assert found == [rules.check("", text=phrase) for phrase in phrases]
 
 
 def test_tiers_follow_from_the_whole_origin(inclusion: Inclusion) -> None:

@@ -1,9 +1,9 @@
 """Folding: one spelling for letters, dashes and blanks, with the way back to the positions of the original text.
 
 Folded text is lower case and has no accents, every dash is "-", every blank but the line break is " ", quotation marks
-are straight, and characters that nobody sees (soft hyphen, zero-width space, direction marks) are gone. Blanks in a row
-are one, and so are those around line breaks: one break stays one, and more are an empty line. Without that, a rule that
-allows for some blanks between two words misses what stands further apart.
+are straight, and characters that nobody sees (soft hyphen, zero-width space, direction marks) are gone. Blanks in a
+row are one, and so are those around line breaks: one break stays one, and more are an empty line. Without that, a rule
+that allows for some blanks between two words misses what stands further apart.
 """
 
 from __future__ import annotations
