@@ -57,8 +57,8 @@ class OptOutRules:
         content_signals: Values of Content-Signal that opt a site out.
         ai_txt_extensions: Kinds of files of ai.txt that mean text.
         phrases: Expressions of reservations in words.
-        phrase_words: Lists of words, of each of which every text with such a phrase has one. Most texts have not, which
-            is found sooner than that no phrase matches. Default: none, to look for the phrases in every text.
+        phrase_words: Lists of words, of each of which every text with such a phrase has one. Most texts have not, and
+            that is found sooner than that no phrase matches. Default: none, to look for the phrases in every text.
 
     Example:
         ```python

@@ -133,7 +133,9 @@ def test_two_processes_train_the_model_of_one(gate: str, tmp_path: Path) -> None
     worker = Path(__file__).parent / "mixer_worker.py"
     run_on_two(worker, tmp_path, 2, gate)
     run_alone(worker, tmp_path, 1, gate)
-    first, second, alone = (torch.load(tmp_path / f"{gate}-{name}.pt", weights_only=True) for name in ("2-0", "2-1", "1-0"))
+    first, second, alone = (
+        torch.load(tmp_path / f"{gate}-{name}.pt", weights_only=True) for name in ("2-0", "2-1", "1-0")
+    )
     for name, value in first["state"].items():
         assert torch.equal(value, second["state"][name]), name
         torch.testing.assert_close(value, alone["state"][name], rtol=1e-3, atol=1e-4, msg=name)
