@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 
-# Attributes of modules that run compiled code.
+# Set by torch.compile, by Module.compile, and by generate where it compiles.
 _COMPILED = ("_orig_mod", "_compiled_call_impl", "_compiled_call")
 
 

@@ -18,9 +18,6 @@ from hf_mixture.moe.mote.fingerprint import fingerprint_of
 from hf_mixture.moe.mote.hooks import guard_caches, patch_router, patches_of, remove_patches
 
 
-# Set by torch.compile, by Module.compile, and by generate where it compiles.
-
-
 class TunedExperts:
     """The handle of a patched model: a context manager that undoes the patch at its end.
 
