@@ -26,7 +26,7 @@ from hf_mixture.data.curation.finish import INDEX, Finisher
 from hf_mixture.data.curation.journal import Journal
 from hf_mixture.data.curation.reading import Reader, rows_of
 from hf_mixture.data.curation.recipe import CurationRecipe
-from hf_mixture.data.curation.tables import write_arrow
+from hf_mixture.data.curation.tables import read_arrow, write_arrow
 
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def curate(
 
     Raises:
         ValueError: The recipe is wrong, a source has no data set or no column of its name, or the folder holds
-            something else. Nothing has been written.
+            something else, or a source that was read in part has changed. Nothing has been written.
         TypeError: `dataset` is of another type.
 
     Example:
@@ -134,7 +134,15 @@ class _Run:
         number, skip = 0, 0
         while (facts := done.get(f"raw/{name}/{number}")) is not None:
             number, skip = number + 1, skip + facts["rows"]
-        rows: Iterator[Any] = rows_of(dataset, skip=skip)
+        # Its last row says whether a source that is gone on with is the one that was begun.
+        rows: Iterator[Any] = rows_of(dataset, skip=max(0, skip - 1))
+        if skip:
+            before = read_arrow(Shard(source=name, number=number - 1, folder=self.work).raw)
+            if [reader(row)._asdict() for row in islice(rows, 1)] != before.slice(len(before) - 1).to_pylist():
+                raise ValueError(
+                    f"source {name!r} has changed since {self.folder} was begun: its row {skip - 1} is another one; "
+                    "restore the source, or begin in another folder"
+                )
         if spec.max_rows is not None:
             rows = islice(rows, max(0, spec.max_rows - skip))
         total = len(dataset) if hasattr(dataset, "__len__") else None

@@ -191,6 +191,33 @@ def test_a_run_that_is_stopped_between_parts_goes_on_where_it_was(
     assert 1 < Counter(parts).most_common(1)[0][1] < 4
 
 
+@pytest.mark.parametrize("kind", ["in memory", "stream"])
+def test_a_source_that_changed_while_a_run_rested_is_refused(
+    kind: str, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_mixture.data.curation.journal import Journal
+
+    finish = Journal.finish
+
+    def stop(journal: Journal, part: str, facts: Any) -> None:
+        finish(journal, part, facts)
+        if part == "raw/open/0":
+            raise KeyboardInterrupt
+
+    def data(rows: dict[str, list[dict[str, Any]]]) -> Any:
+        return given(rows) if kind == "in memory" else {n: d.to_iterable_dataset() for n, d in given(rows).items()}
+
+    rows, recipe = sources(), recipe | {"shard_rows": 20}
+    monkeypatch.setattr(Journal, "finish", stop)
+    with pytest.raises(KeyboardInterrupt):
+        curate(data(rows), recipe, output_dir=tmp_path / "out")
+    monkeypatch.setattr(Journal, "finish", finish)
+    changed = {name: part[1:] if name == "open" else part for name, part in rows.items()}
+    with pytest.raises(ValueError, match=r"source 'open' has changed since .* its row 19 is another one"):
+        curate(data(changed), recipe, output_dir=tmp_path / "out", resume=True)
+    assert curate(data(rows), recipe, output_dir=tmp_path / "out", resume=True).report["sources"]["open"]["read"]
+
+
 @pytest.mark.slow
 def test_kills_at_ten_random_moments_change_nothing(tmp_path: Path) -> None:
     rows = sources(3000)
