@@ -34,31 +34,36 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import random
-import sys
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import compare, print_table, summarise, time_interleaved, write
+from common import print_table, write
+from ppp_sets import (
+    CHOOSING,
+    NEW,
+    NULLS,
+    PLANTED,
+    REPORTING,
+    SEEDS,
+    Data,
+    all_cases,
+    cases,
+    few_cases,
+    real_sets,
+)
+from ppp_speed import large, repeats, speed
 from sklearn.cluster import HDBSCAN, BisectingKMeans, KMeans
-from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine, make_blobs
-from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
-from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
-from sklearn.preprocessing import StandardScaler
+from sklearn.mixture import BayesianGaussianMixture
 from tqdm import tqdm
 
 from hf_mixture import ProbabilisticPartition
 from hf_mixture.hub.atomic import write_atomic
 
-
-Data = tuple[np.ndarray, np.ndarray]
 
 RULES: dict[str, dict[str, Any]] = {
     "base: auto, EM to convergence": {"family": "auto", "em_steps": None, "merge_family": None},
@@ -142,69 +147,7 @@ RULES: dict[str, dict[str, Any]] = {
 }
 DEFAULTS: dict[str, dict[str, Any]] = {"default": {}, "default, conservative": {"conservative": True}}
 
-CHOOSING, REPORTING = ("wine", "digits"), ("iris", "cancer")
-PLANTED = ("8 blobs", "8 unequal")
-NULLS = ("Gaussian", "correlated", "Student t", "uniform")
 LIMITS = {"Gaussian": 1, "correlated": 1, "Student t": 1}
-SEEDS = 5
-# Seeds of the sets without clusters that report, after those that choose.
-NEW = 1000
-
-
-def real_sets() -> dict[str, Data]:
-    """The real sets, prepared."""
-    found = {}
-    for name, load in (("iris", load_iris), ("wine", load_wine), ("cancer", load_breast_cancer)):
-        data = load()
-        found[name] = (StandardScaler().fit_transform(data.data), data.target)
-    data = load_digits()
-    found["digits"] = (PCA(10, svd_solver="full").fit_transform(data.data), data.target)
-    return found
-
-
-def drawn(name: str, seed: int, rows: int = 1000) -> Data:
-    """A planted set, or one without clusters."""
-    rng = np.random.default_rng([seed, len(name)])
-    if name == "8 blobs":
-        return make_blobs(2000, 16, centers=8, random_state=seed)
-    nulls: dict[str, Callable[[], np.ndarray]] = {
-        "Gaussian": lambda: rng.normal(size=(rows, 16)),
-        "correlated": lambda: rng.normal(size=(rows, 16)) @ rng.normal(size=(16, 16)),
-        "Student t": lambda: rng.standard_t(3, size=(rows, 8)),
-        "uniform": lambda: rng.random((rows, 4)),
-        "uniform, 1 column": lambda: rng.random((rows, 1)),
-    }
-    if name in nulls:
-        return nulls[name](), np.zeros(rows, int)
-    sizes = rng.integers(60, 400, 8)
-    parts = [rng.normal(size=(size, 6)) @ (0.5 * rng.normal(size=(6, 6))) + 8 * rng.normal(size=6) for size in sizes]
-    return np.concatenate(parts), np.repeat(np.arange(8), sizes)
-
-
-def cases(names: tuple[str, ...], seeds: int, *, first: int = 0) -> dict[str, list[Data]]:
-    """Drawn sets, of each a list of draws; of the Gaussian four times as many."""
-    return {
-        name: [drawn(name, first + seed) for seed in range(4 * seeds if name == "Gaussian" else seeds)]
-        for name in names
-    }
-
-
-def all_cases(seeds: int) -> dict[str, list[Data]]:
-    """All draws of all sets, for real sets the whole first."""
-    found: dict[str, list[Data]] = {}
-    for name, (rows, labels) in real_sets().items():
-        found[name] = [(rows, labels)]
-        for seed in range(seeds):
-            kept = np.random.default_rng(seed).permutation(len(rows))[: int(0.8 * len(rows))]
-            found[name].append((rows[kept], labels[kept]))
-    return {**found, **cases((*NULLS, *PLANTED), seeds)}
-
-
-def few_cases(seeds: int, times: int = 1) -> dict[str, list[Data]]:
-    """The whole real sets, some times over, and few draws of the others."""
-    real = {name: [data] * times for name, data in real_sets().items()}
-    drawn_sets = cases((*NULLS, *PLANTED), min(2, seeds))
-    return {**real, **drawn_sets, "Gaussian": drawn_sets["Gaussian"][:seeds]}
 
 
 class Journal:
@@ -367,87 +310,6 @@ def em_sweep(journal: Journal) -> list[dict[str, Any]]:
                 row[data] = journal.measure(f"em {name} {steps} {data}", depends, partial(fit, given, points))
             rows.append(row)
     return rows
-
-
-def repeats(runs: int) -> dict[str, Any]:
-    """Smallest adjusted Rand index between runs on digits: shuffled rows and new seeds for PPP, seeds for k-means."""
-    points, _ = real_sets()["digits"]
-
-    def smallest(labels: list[np.ndarray]) -> float:
-        return min(float(adjusted_rand_score(one, two)) for one, two in combinations(labels, 2))
-
-    shuffled = []
-    for seed in range(runs):
-        np.random.seed(seed)
-        random.seed(seed)
-        order = np.random.default_rng(seed).permutation(len(points))
-        labels = np.empty(len(points), int)
-        labels[order] = ProbabilisticPartition().fit(points[order]).labels_
-        shuffled.append(labels)
-    kmeans = [KMeans(10, n_init=1, random_state=seed).fit_predict(points) for seed in range(runs)]
-    return {"runs": runs, "PPP": smallest(shuffled), "k-means, true k": smallest(kmeans)}
-
-
-def speed(rounds: int) -> dict[str, Any]:
-    """Time of a fit beside scikit-learn's, and beside the slow reference of the tests."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-    from slow_partition import SlowPartition
-
-    found = {}
-    blobs = make_blobs(4000, 16, centers=8, random_state=0)[0]
-    many = make_blobs(20_000, 16, centers=20, random_state=0)[0]
-    for name, points in (("digits", real_sets()["digits"][0]), ("8 blobs", blobs), ("20 blobs, 20,000 rows", many)):
-        ours = ProbabilisticPartition().fit(points)
-        k, least = ours.n_clusters_, max(10, int(np.ceil(np.sqrt(len(points)) / 2)))
-        candidates: dict[str, Callable[[], Any]] = {
-            "PPP": lambda points=points: ProbabilisticPartition().fit(points),
-            "HDBSCAN": lambda points=points, least=least: HDBSCAN(min_cluster_size=least, copy=True).fit(points),
-            "BisectingKMeans, k of PPP": lambda points=points, k=k: BisectingKMeans(k, random_state=0).fit(points),
-            "GaussianMixture, k of PPP": lambda points=points, k=k: GaussianMixture(
-                n_components=k, random_state=0
-            ).fit(points),
-        }
-        times = time_interleaved(candidates, rounds=rounds, warmup=1, title=name)
-        found[name] = {
-            "rows": len(points),
-            "columns": points.shape[1],
-            "clusters": k,
-            "cpu_seconds": {key: summarise(values) for key, values in times.cpu.items()},
-            "cpu_time_ratios": compare(times.cpu, "PPP"),
-        }
-    wine = real_sets()["wine"][0]
-    pair = {"PPP": lambda: ProbabilisticPartition().fit(wine), "slow reference": lambda: SlowPartition().fit(wine)}
-    times = time_interleaved(pair, rounds=max(3, rounds // 2), warmup=1, title="reference")
-    equal = bool((SlowPartition().fit(wine) == ProbabilisticPartition().fit(wine).labels_).all())
-    found["wine"] = {
-        "rows": len(wine),
-        "columns": wine.shape[1],
-        "same_labels": equal,
-        "cpu_seconds": {key: summarise(values) for key, values in times.cpu.items()},
-        "cpu_time_ratios": compare(times.cpu, "PPP"),
-    }
-    return found
-
-
-def large(rows: int) -> list[dict[str, Any]]:
-    """One fit of many rows, row by row and by the cells of a fine partition."""
-    points, labels = make_blobs(rows, 16, centers=32, cluster_std=1.5, random_state=0)
-    found = []
-    for name, cells in (("every row", None), ("4096 cells", 4096)):
-        wall, cpu = time.perf_counter(), time.process_time()
-        fitted = ProbabilisticPartition(num_cells=cells).fit(points)
-        found.append(
-            {
-                "rows": rows,
-                "columns": points.shape[1],
-                "what": name,
-                "wall_seconds": time.perf_counter() - wall,
-                "cpu_seconds": time.process_time() - cpu,
-                "clusters": fitted.n_clusters_,
-                "ari": adjusted_rand_score(labels, fitted.labels_),
-            }
-        )
-    return found
 
 
 def summary_rows(table: dict[str, Any]) -> list[list[Any]]:
