@@ -1,7 +1,7 @@
 """Generation with a Mixture of Thoughts against its members on their own: prefill, and one token after it.
 
-Three experts of different families, widths and depths with random weights, each of at least 50 million parameters,
-read the same prompt in their own tokens. The prefill of a mixture is everything up to the logits of the first new
+Three experts of different families, widths and depths with random weights, each of 54 to 62 million parameters, and
+three of 120 to 134 million, read the same prompt in their own tokens. The prefill of a mixture is everything up to the logits of the first new
 token: routing, the peers, the primary; it is compared with the sum of the prefills of all members. A decoding step is
 compared with one of the primary alone. Routers read the prompt either with an encoder of the shape of MiniLM, or in
 the states of the first expert after its first stack.
@@ -38,21 +38,43 @@ from hf_mixture import MixtureOfThoughtsForCausalLM, MixtureOfThoughtsProcessor
 
 
 WARMUP = 1
-CONFIGS: dict[str, PreTrainedConfig] = {
-    "Llama": LlamaConfig(
-        vocab_size=16384, hidden_size=640, intermediate_size=1728, num_hidden_layers=8, num_attention_heads=10
-    ),
-    "GPT-2": GPT2Config(vocab_size=24576, n_embd=768, n_layer=6, n_head=12),
-    "Qwen3": Qwen3Config(
-        vocab_size=32768,
-        hidden_size=512,
-        intermediate_size=1536,
-        num_hidden_layers=12,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=64,
-        tie_word_embeddings=True,
-    ),
+SIZES: dict[str, dict[str, PreTrainedConfig]] = {
+    "small": {
+        "Llama": LlamaConfig(
+            vocab_size=16384, hidden_size=640, intermediate_size=1728, num_hidden_layers=8, num_attention_heads=10
+        ),
+        "GPT-2": GPT2Config(vocab_size=24576, n_embd=768, n_layer=6, n_head=12),
+        "Qwen3": Qwen3Config(
+            vocab_size=32768,
+            hidden_size=512,
+            intermediate_size=1536,
+            num_hidden_layers=12,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            head_dim=64,
+            tie_word_embeddings=True,
+        ),
+    },
+    "large": {
+        "Llama": LlamaConfig(
+            vocab_size=32768,
+            hidden_size=768,
+            intermediate_size=2048,
+            num_hidden_layers=10,
+            num_attention_heads=12,
+        ),
+        "GPT-2": GPT2Config(n_layer=12),
+        "Qwen3": Qwen3Config(
+            vocab_size=65536,
+            hidden_size=768,
+            intermediate_size=2304,
+            num_hidden_layers=10,
+            num_attention_heads=12,
+            num_key_value_heads=4,
+            head_dim=64,
+            tie_word_embeddings=True,
+        ),
+    },
 }
 ENCODER = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 ROUTERS = {"encoder": "with an encoder", "first": "by the first expert"}
