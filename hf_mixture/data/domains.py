@@ -28,6 +28,8 @@ __all__ = ["domains_from_clusters", "installed_packages", "load_domain", "load_d
 INSTALLED = "installed:"
 HELD_OUT = 0.1
 _BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+# What `save_to_disk` leaves.
+_SAVED = ("dataset_dict.json", "state.json")
 _VALIDATION = ("validation", "valid", "val", "dev")
 _BATCH = 1000
 
@@ -241,20 +243,32 @@ def _is_installed(source: Any) -> bool:
     return isinstance(source, Source) and source.path.startswith(INSTALLED)
 
 
+def _is_plain(source: Source) -> bool:
+    return source.data_files is None and source.data_dir is None and source.config is None
+
+
+def is_folder_of_texts(source: Source) -> bool:
+    """Whether a source is a folder whose files are documents, not tables or a saved data set."""
+    path = Path(source.path)
+    if not _is_plain(source) or not path.is_dir():
+        return False
+    return not any(child.suffix.lower() in _BUILDERS or child.name in _SAVED for child in path.iterdir())
+
+
 def read_source(source: Source) -> Any:
     """The raw data set at a path."""
     from datasets import load_dataset, load_from_disk
 
     path = Path(source.path)
-    if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+    if path.is_dir() and any((path / name).is_file() for name in _SAVED):
         return load_from_disk(str(path))
     kwargs = source.load_kwargs()
-    plain = source.data_files is None and source.data_dir is None and source.config is None
+    plain = _is_plain(source)
     if plain and path.is_file():
         if path.suffix.lower() not in _BUILDERS:
             return read_texts(path)
         kwargs = {"path": _BUILDERS[path.suffix.lower()], "data_files": str(path)}
-    elif plain and path.is_dir() and not any(child.suffix.lower() in _BUILDERS for child in path.iterdir()):
+    elif is_folder_of_texts(source):
         return read_texts(path)
     # A slice such as "train[:10%]" is not the name of a split: datasets has to cut it.
     split = source.split if not source.split.isidentifier() else None

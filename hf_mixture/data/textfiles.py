@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 DOCUMENT_CHARS = 2000
 MANY = 100
+NUM_BYTES_SHOWN = 1000
 
 
 def read_text(path: Path) -> str | None:
@@ -22,7 +24,7 @@ def read_text(path: Path) -> str | None:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-    return None if "\0" in text else text.replace("\r\n", "\n").removeprefix("\ufeff")
+    return None if "\0" in text else _plain(text)
 
 
 def documents(text: str, num_chars: int = DOCUMENT_CHARS) -> list[str]:
@@ -59,6 +61,50 @@ def documents(text: str, num_chars: int = DOCUMENT_CHARS) -> list[str]:
     return [*found, joint.join(parts)] if parts else found
 
 
+def visible_files(folder: Path) -> list[str]:
+    """The files of a folder and of those inside, without hidden ones: relative paths, sorted."""
+    files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts))
+
+
+def stream_files(folder: Path) -> IterableDataset:
+    """Read every visible file of a folder, one row each, whether it is text or not.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        `datasets.IterableDataset` with the columns "text", the bytes of the file with `\\n` as line ends and without a
+        byte order mark, and "path", relative to the folder. Of a file that is not UTF-8 the text is its first bytes.
+
+    Raises:
+        ValueError: The folder has no visible file.
+    """
+    from datasets import Features, IterableDataset, Value
+
+    files = visible_files(folder)
+    if not files:
+        raise ValueError(f"path={str(folder)!r} holds no file that is not hidden; check the path")
+    features = Features({"text": Value("binary"), "path": Value("string")})
+    return IterableDataset.from_generator(
+        _file_rows, features=features, gen_kwargs={"folder": str(folder), "files": files}
+    )
+
+
+def _file_rows(folder: str, files: list[str]) -> Iterator[dict[str, Any]]:
+    for name in files:
+        content = Path(folder, name).read_bytes()
+        try:
+            content = _plain(content.decode("utf-8")).encode()
+        except UnicodeDecodeError:
+            content = content[:NUM_BYTES_SHOWN]
+        yield {"text": content, "path": name}
+
+
+def _plain(text: str) -> str:
+    return text.replace("\r\n", "\n").removeprefix("\ufeff")
+
+
 def read_texts(path: Path) -> Dataset:
     """Read a text file, cut into documents, or every text file of a folder, one document each.
 
@@ -77,11 +123,9 @@ def read_texts(path: Path) -> Dataset:
         pieces = documents(read_text(path) or "")
         rows = [(piece, f"{path.name}#{number}") for number, piece in enumerate(pieces)]
     else:
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        relative = [(file, file.relative_to(path)) for file in files]
-        visible = [(file, name) for file, name in relative if not any(part.startswith(".") for part in name.parts)]
-        shown = tqdm(visible, desc=f"reading {path}", unit="file", disable=len(visible) < 1000)
-        rows = [(text, name.as_posix()) for file, name in shown if (text := read_text(file)) is not None]
+        files = visible_files(path)
+        shown = tqdm(files, desc=f"reading {path}", unit="file", disable=len(files) < 1000)
+        rows = [(text, name) for name in shown if (text := read_text(path / name)) is not None]
     if not any(text.strip() for text, _ in rows):
         raise ValueError(f"path={str(path)!r} holds no UTF-8 text; check the path and the encoding of the files")
     return Dataset.from_dict({"text": [text for text, _ in rows], "path": [name for _, name in rows]})

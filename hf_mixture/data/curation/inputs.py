@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_mixture.data.curation.decontaminate import BenchmarkSource, DecontaminationIndex, DecontaminationOptions
-from hf_mixture.data.domains import INSTALLED, read_source
+from hf_mixture.data.domains import INSTALLED, is_folder_of_texts, read_source
 from hf_mixture.data.installed import installed_packages
 from hf_mixture.data.source import Source
+from hf_mixture.data.textfiles import stream_files
 
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def open_source(name: str, spec: CuratedSource) -> Any:
         spec: The source, with a path.
 
     Returns:
-        A `Dataset`, or an `IterableDataset` under `streaming`.
+        A `Dataset`, or an `IterableDataset` under `streaming` and of a folder of files that are documents.
 
     Raises:
         ValueError: The data set cannot be opened, or has no such split or column.
@@ -41,6 +43,8 @@ def open_source(name: str, spec: CuratedSource) -> Any:
         from datasets import load_dataset
 
         dataset: Any = load_dataset(**source.load_kwargs(), split=spec.split, streaming=True)
+    elif is_folder_of_texts(source):
+        dataset = stream_files(Path(source.path))
     else:
         dataset = _split(source)
     check_columns(name, dataset, spec)

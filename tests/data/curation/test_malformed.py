@@ -17,11 +17,13 @@ from hf_mixture.data.curation.reading import Limits, Reader
 
 
 GOOD = text(draws(0), 12)
+OTHER = text(draws(1), 12)
+FACTS = {"license": "MIT", "file_level_provenance": True}
 COLUMNS = {"text": "text", "id": "id", "url": "url", "government": "government"}
 
 
 def recipe(**more: Any) -> dict[str, Any]:
-    source = {"columns": COLUMNS, "facts": {"license": "MIT", "file_level_provenance": True}}
+    source = {"columns": COLUMNS, "facts": FACTS}
     return {"format": "hf_mixture_curation", "version": 1, "name": "m", "sources": {"s": source}} | more
 
 
@@ -107,6 +109,36 @@ def test_files_with_bytes_that_are_not_utf8(streaming: bool, tmp_path: Path) -> 
     assert curated.report["sources"]["s"] == {"read": 2, "kept": 1, "rejected": {"malformed/not_utf8": 1}}
     (text,) = curated.rejected()["text"]
     assert text.startswith("\\xff broken \\xfe")
+
+
+def test_every_file_of_a_folder_is_kept_or_rejected(tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "good.txt").write_text(GOOD, encoding="utf-8")
+    (folder / "inner" / "windows.md").write_bytes(b"\xef\xbb\xbf" + OTHER.replace(". ", ".\r\n").encode())
+    (folder / "null.txt").write_text(GOOD + "\0", encoding="utf-8")
+    (folder / "picture.png").write_bytes(b"\x89PNG\r\n" + bytes(range(256)) * 10_000)
+    (folder / "empty.txt").touch()
+    (folder / ".hidden").write_text(GOOD, encoding="utf-8")
+    plain = recipe(sources={"s": {"path": str(folder), "columns": {"text": "text", "id": "path"}, "facts": FACTS}})
+    curated = curate(None, plain, output_dir=tmp_path / "out")
+    assert curated.report["sources"]["s"]["read"] == 5
+    reasons = dict(zip(curated.rejected()["id"], curated.rejected()["reason"], strict=True))
+    assert reasons == {
+        "empty.txt": "malformed/no_text",
+        "null.txt": "malformed/null_bytes",
+        "picture.png": "malformed/not_utf8",
+    }
+    assert max(map(len, curated.rejected()["text"])) < 10_000
+    kept = dict(zip(curated.load("tier1")["id"], curated.load("tier1")["text"], strict=True))
+    assert kept == {"good.txt": GOOD, "inner/windows.md": OTHER.replace(". ", ".\n")}
+
+
+def test_a_folder_without_files(tmp_path: Path) -> None:
+    plain = recipe(sources={"s": {"path": str(tmp_path)}})
+    with pytest.raises(ValueError, match="holds no file that is not hidden"):
+        curate(None, plain, output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_kept_and_nothing_read(tmp_path: Path) -> None:
