@@ -1,10 +1,10 @@
 """Generation with a Mixture of Thoughts against its members on their own: prefill, and one token after it.
 
-Three experts of different families, widths and depths with random weights, each of 54 to 62 million parameters, and
-three of 120 to 134 million, read the same prompt in their own tokens. The prefill of a mixture is everything up to the logits of the first new
-token: routing, the peers, the primary; it is compared with the sum of the prefills of all members. A decoding step is
-compared with one of the primary alone. Routers read the prompt either with an encoder of the shape of MiniLM, or in
-the states of the first expert after its first stack.
+Three experts of different families, widths and depths with random weights read the same prompt in their own tokens:
+small ones of 54 to 62 million parameters, and large ones of 119 to 125. The prefill of a mixture is everything up to
+the logits of the first new token: routing, the peers, the primary; it is compared with the sum of the prefills of all
+members. A decoding step is compared with one of the primary alone. Routers read the prompt either with an encoder of
+the shape of MiniLM, or in the states of the first expert after its first stack.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from transformers import (
     Qwen3Config,
 )
 
-from hf_mixture import MixtureOfThoughtsForCausalLM, MixtureOfThoughtsProcessor
+from hf_mixture import MixtureOfThoughtsConfig, MixtureOfThoughtsForCausalLM, MixtureOfThoughtsProcessor
 
 
 WARMUP = 1
+DEFAULT_LATENT_SIZE = MixtureOfThoughtsConfig.latent_size
 SIZES: dict[str, dict[str, PreTrainedConfig]] = {
     "small": {
         "Llama": LlamaConfig(
@@ -143,21 +144,14 @@ def mixtures(experts: list[Any], latent_sizes: list[int]) -> Iterator[tuple[str,
         yield kind, latent_size, model
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--characters", type=int, default=1024, help="length of the prompt")
-    parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=1, help="prompts at once")
-    parser.add_argument("--latent-sizes", type=int, nargs="+", default=[512, 768])
-    parser.add_argument("--dry-run", action="store_true", help="print the table without writing results")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+def measure(size: str, latent_sizes: list[int], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time the experts of one size alone and in every mixture, interleaved; print the ratios."""
+    configs = SIZES[size]
     torch.manual_seed(0)
     texts = source()
-    tokenizers = [train_tokenizer(texts[:60], size) for size in (4096, 6144, 8192)]
-    experts = [AutoModelForCausalLM.from_config(config).eval() for config in CONFIGS.values()]
-    sizes = {name: expert.num_parameters() for name, expert in zip(CONFIGS, experts, strict=True)}
+    tokenizers = [train_tokenizer(texts[:60], entries) for entries in (4096, 6144, 8192)]
+    experts = [AutoModelForCausalLM.from_config(config).eval() for config in configs.values()]
+    sizes = {name: expert.num_parameters() for name, expert in zip(configs, experts, strict=True)}
     for expert, tokenizer in zip(experts, tokenizers, strict=True):
         expert.generation_config.pad_token_id = tokenizer.pad_token_id
         expert.generation_config.eos_token_id = None
@@ -166,13 +160,13 @@ def main() -> None:
     batch = dict(processor(prompts))
 
     runs: dict[str, Callable[[], dict[str, tuple[float, float]]]] = {}
-    for place, (name, expert) in enumerate(zip(CONFIGS, experts, strict=True)):
+    for place, (name, expert) in enumerate(zip(configs, experts, strict=True)):
         inputs = {key: batch["expert_inputs"][place][key] for key in ("input_ids", "attention_mask")}
         runs[name] = timed(expert.generate, arguments.new_tokens, **inputs)
     trained = {}
-    for kind, latent_size, model in mixtures(experts, arguments.latent_sizes):
+    for kind, latent_size, model in mixtures(experts, latent_sizes):
         trained[f"{kind}, {latent_size}"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        for place, name in enumerate(CONFIGS):
+        for place, name in enumerate(configs):
             primary = torch.full((arguments.rows,), place)
             inputs = {**batch, "primary": primary}
             runs[f"mixture {kind}, {latent_size}, {name}"] = timed(model.generate, arguments.new_tokens, **inputs)
@@ -185,35 +179,27 @@ def main() -> None:
 
     ratios: dict[str, dict[str, Any]] = {}
     rows = []
-    for latent_size, kind, name in itertools.product(arguments.latent_sizes, ROUTERS, CONFIGS):
+    for latent_size, kind, name in itertools.product(latent_sizes, ROUTERS, configs):
         mixture, row = f"mixture {kind}, {latent_size}, {name}", [name, str(latent_size), ROUTERS[kind]]
         for part in ("decode", "prefill"):
             for clock, unit in enumerate(("wall", "cpu")):
-                members = [seconds(member, part, clock) for member in (CONFIGS if part == "prefill" else [name])]
+                members = [seconds(member, part, clock) for member in (configs if part == "prefill" else [name])]
                 times = {"mixture": seconds(mixture, part, clock), "members": [*map(sum, zip(*members, strict=True))]}
                 ratio = compare(times, "mixture")["mixture / members"]
-                setting = f"{part}, latent size {latent_size}, routed {ROUTERS[kind]}"
+                setting = f"{part}, {size} experts, latent size {latent_size}, routed {ROUTERS[kind]}"
                 ratios.setdefault(setting, {}).setdefault(name, {})[unit] = ratio
                 if unit == "cpu":
                     row.append(f"{ratio['median']:.3f} ({ratio['quartile_1']:.3f} to {ratio['quartile_3']:.3f})")
         rows.append(row)
+    print(f"\n{size} experts")
     print_table(
         ["primary", "latent size", "routed", "decode / primary (CPU time)", "prefill / sum of members (CPU time)"],
         rows,
     )
-    result = {
-        "setting": {
-            "rows": arguments.rows,
-            "prompt characters": arguments.characters,
-            "new tokens": arguments.new_tokens,
-            "rounds": arguments.rounds,
-            "latent sizes": arguments.latent_sizes,
-            "interaction levels": 3,
-            "peers": "prompt",
-        },
+    return {
         "parameters": sizes,
         "prompt_tokens": {
-            name: inputs["input_ids"].shape[1] for name, inputs in zip(CONFIGS, batch["expert_inputs"], strict=True)
+            name: inputs["input_ids"].shape[1] for name, inputs in zip(configs, batch["expert_inputs"], strict=True)
         },
         "trained_parameters": trained,
         "seconds": {
@@ -224,6 +210,36 @@ def main() -> None:
             for name in runs
         },
         "ratios": ratios,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--characters", type=int, default=1024, help="length of the prompt")
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=1, help="prompts at once")
+    parser.add_argument("--latent-sizes", type=int, nargs="+", default=[512, 768], help="those of the small experts")
+    parser.add_argument("--dry-run", action="store_true", help="print the tables without writing results")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    measured = {
+        "small": measure("small", arguments.latent_sizes, arguments),
+        "large": measure("large", [DEFAULT_LATENT_SIZE], arguments),
+    }
+    result = {
+        "setting": {
+            "rows": arguments.rows,
+            "prompt characters": arguments.characters,
+            "new tokens": arguments.new_tokens,
+            "rounds": arguments.rounds,
+            "interaction levels": 3,
+            "peers": "prompt",
+        },
+        "sizes": {
+            size: {key: part for key, part in found.items() if key != "ratios"} for size, found in measured.items()
+        },
+        "ratios": {setting: row for found in measured.values() for setting, row in found["ratios"].items()},
     }
     if not arguments.dry_run:
         write("mot_latency", result)
