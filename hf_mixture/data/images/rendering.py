@@ -59,8 +59,8 @@ def draw_scene(generator: np.random.Generator, *, background: Array, size: int) 
     light = np.array([*generator.uniform(-0.7, 0.7, 2), 1.0])
     return Scene(
         size=size,
-        centre=generator.uniform(-0.25, 0.25, 2),
-        radii=generator.uniform(0.5, 0.75, 2),
+        centre=generator.uniform(-0.15, 0.15, 2),
+        radii=generator.uniform(0.6, 0.9, 2),
         exponent=generator.uniform(1.6, 5.0),
         turn=generator.uniform(0, 2 * np.pi),
         grain=generator.uniform(0, 2 * np.pi),

@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike
 
 
 _DESCRIPTION = """
-One-shot retrieval as in MatSim (arXiv 2212.00648). Every image is a query; all others are ranked by their similarity, and
-the class of the most similar one, or of the majority of the first ones, is the prediction. Accuracy is averaged over classes
-with equal weight. In the mode all every image is a candidate, in the mode subclass those of the query's superclass.
+One-shot retrieval as in MatSim (arXiv 2212.00648). Every image is a query; all others are ranked by their similarity,
+and the class of the most similar one, or of the majority of the first ones, is the prediction. Accuracy is averaged
+over classes with equal weight. In the mode all every image is a candidate, in the mode subclass those of the query's
+superclass.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -22,8 +23,9 @@ Args:
     embeddings (list of list of float): Embedding of each image; of length 1, for cosines.
     classes (list of str): Class of each image within its superclass; two images or more of each.
     superclasses (list of str): Superclass of each image; the same text for all where there is one level only.
-    votes (int): Number V of first images that vote, besides the first one alone. Never more than the class of the query
-        has besides the query; -1 for as many. Of equal numbers of votes the one with the more similar image wins. Default: 5.
+    votes (int): Number V of first images that vote, besides the first one alone. Never more than the class of the
+        query has besides the query; -1 for as many. Of equal numbers of votes the one with the more similar image
+        wins. Default: 5.
     similarity (str): "dot", as published, or "euclidean", for features of any length. Default: "dot".
 Returns:
     top1_all: Class-balanced accuracy of the first image among all.
@@ -31,8 +33,8 @@ Returns:
     votes_all, votes_subclass: Class-balanced accuracies of the votes.
     chance_all, chance_subclass: Expected class-balanced accuracies of a random order, first image.
     classes: A dictionary of the accuracy of the first image in the mode all for each "superclass/class".
-    superclasses: A dictionary of the mean accuracy in the mode subclass over the classes of each superclass. Their mean is what
-        the published script prints for that mode.
+    superclasses: A dictionary of the mean accuracy in the mode subclass over the classes of each superclass. Their
+        mean is what the published script prints for that mode.
 Examples:
     >>> metric = evaluate.load("one_shot_retrieval")
     >>> rows = {"classes": ["a", "a", "b", "b"], "superclasses": ["x"] * 4}
@@ -112,13 +114,13 @@ def check_rows(vectors: np.ndarray, classes: list[str], superclasses: list[str])
     if broken.any():
         raise ValueError(f"embeddings[{int(broken.argmax())}] has values that are not finite; leave that image out")
     rows: dict[tuple[str, str], list[int]] = {}
-    for row, name in enumerate(zip(superclasses, classes, strict=True)):
-        rows.setdefault(name, []).append(row)
+    for row, pair in enumerate(zip(superclasses, classes, strict=True)):
+        rows.setdefault(pair, []).append(row)
     for (superclass, name), members in rows.items():
         if len(members) < 2:
             raise ValueError(
-                f"row {members[0]} is the only image of class {name!r} in superclass {superclass!r}, so that no answer "
-                "could be right; add another image, or leave it out"
+                f"row {members[0]} is the only image of class {name!r} in superclass {superclass!r}, so that no "
+                "answer could be right; add another image, or leave it out"
             )
 
 
@@ -179,7 +181,8 @@ def _rectangular(embeddings: ArrayLike) -> np.ndarray:
         for place, row in enumerate(rows):
             if len(row) != len(rows[0]):
                 raise ValueError(
-                    f"embeddings[{place}] has {len(row)} numbers and embeddings[0] has {len(rows[0])}; give equally many"
+                    f"embeddings[{place}] has {len(row)} numbers and embeddings[0] has {len(rows[0])}; give equally "
+                    "many"
                 )
     vectors = np.asarray(embeddings, dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) < 2:
