@@ -60,7 +60,11 @@ class MaterialSampler(Sampler[int]):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch, as samplers of torch do."""
+        """Choose the order of an epoch, as samplers of torch do.
+
+        Args:
+            epoch: The epoch, counted from 0.
+        """
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -110,7 +114,11 @@ class MaterialBatchSampler(BatchSampler):
         super().__init__(self._sampler, batch_size=sets_per_batch * images_per_set, drop_last=False)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch, as samplers of torch do."""
+        """Choose the order of an epoch, as samplers of torch do.
+
+        Args:
+            epoch: The epoch, counted from 0.
+        """
         self._sampler.set_epoch(epoch)
 
 

@@ -46,8 +46,8 @@ def body(results: Mapping[str, Any]) -> str:
         "that no training has seen: how often the most similar image shows the same material, among all images "
         f"(chance {first['chance_all'][0]:.3f}), among those of its family (chance "
         f"{first['chance_subclass'][0]:.3f}), and by votes; and on mixtures of {results['num_sets']} new sets, how "
-        f"often the most similar image of the set has the same ratio (chance {first['mixtures_chance'][0]:.3f}). Spearman: "
-        "correlation of similarity and 1 - |df| over the pairs of a set. Several seeds: mean and range.",
+        f"often the most similar image of the set has the same ratio (chance {first['mixtures_chance'][0]:.3f}). "
+        "Spearman: correlation of similarity and 1 - |df| over the pairs of a set. Several seeds: mean and range.",
         "",
         *(f"- {verdict}" for verdict in results["verdicts"]),
         "",
