@@ -19,7 +19,6 @@ class MatSimCollator:
 
     Args:
         image_processor: A `MatSimImageProcessor`; rows with `pixel_values` need none.
-        augments: Whether to change images at random; see `augment`.
 
     Raises:
         ValueError: A row cannot be used; the message names its place in the batch.
@@ -33,7 +32,6 @@ class MatSimCollator:
     """
 
     image_processor: Any = None
-    augments: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Make a batch.
@@ -46,8 +44,6 @@ class MatSimCollator:
             `pixel_values` [B, 4, H, W], and `set_ids` and `ratios` [B] where rows have them.
         """
         batch = {"pixel_values": self._pixels(rows)}
-        if self.augments:
-            batch["pixel_values"] = augment(batch["pixel_values"])
         for name, kind in (("set_ids", torch.int64), ("ratios", torch.float32)):
             has = [row.get(name) is not None for row in rows]
             if any(has):
@@ -95,10 +91,10 @@ def augment(pixels: Tensor) -> Tensor:
     colours, mask = pixels[:, :3], pixels[:, 3:]
     # Black is about -1.8 in normalised units.
     black = colours.new_tensor([-123.68, -116.779, -103.939]).view(1, 3, 1, 1) / 65
-    factor = 0.5 + 0.65 * torch.rand(len(pixels), 1, 1, 1)
+    factor = 0.5 + 0.65 * _uniform(pixels)
     colours = torch.where(_chosen(pixels, 0.25), black + (colours - black) * factor, colours)
     grey = (colours - black).mean(dim=1, keepdim=True) + black
-    share = torch.rand(len(pixels), 1, 1, 1)
+    share = _uniform(pixels)
     colours = torch.where(_chosen(pixels, 0.25), colours + share * (grey - colours), colours)
     blurred = avg_pool2d(colours, 3, stride=1, padding=1, count_include_pad=False)
     colours = torch.where(_chosen(pixels, 0.2), blurred, colours)
@@ -107,4 +103,8 @@ def augment(pixels: Tensor) -> Tensor:
 
 
 def _chosen(pixels: Tensor, rate: float) -> Tensor:
-    return torch.rand(len(pixels), 1, 1, 1) < rate
+    return _uniform(pixels) < rate
+
+
+def _uniform(pixels: Tensor) -> Tensor:
+    return torch.rand(len(pixels), 1, 1, 1, device=pixels.device)

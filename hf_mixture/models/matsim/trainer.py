@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
-from hf_mixture.models.matsim.data_collator import MatSimCollator
+from hf_mixture.models.matsim.data_collator import MatSimCollator, augment
 from hf_mixture.models.matsim.sampling import MaterialSampler
 
 
@@ -21,6 +22,7 @@ class MatSimTrainer(Trainer):
         model: A `MatSimModel`.
         args: Arguments of the Trainer.
         images_per_set: R, at least 2; it divides the batch, and with `split_batches` the part of each process.
+        augments: Whether images are changed at random in training, as published. Default: no.
         kwargs: What the stock Trainer takes. The data sets have the columns `set_ids` and `ratios`; the collator
             defaults to `MatSimCollator`.
 
@@ -45,7 +47,13 @@ class MatSimTrainer(Trainer):
     """
 
     def __init__(
-        self, model: Any = None, args: TrainingArguments | None = None, *, images_per_set: int, **kwargs: Any
+        self,
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        *,
+        images_per_set: int,
+        augments: bool = False,
+        **kwargs: Any,
     ) -> None:
         args = TrainingArguments("matsim") if args is None else args
         parts = args.world_size if args.accelerator_config.split_batches else 1
@@ -56,12 +64,19 @@ class MatSimTrainer(Trainer):
                 f"{images_per_set}{whole}; change per_device_train_batch_size or images_per_set"
             )
         self.images_per_set = images_per_set
+        self.augments = augments
         if args.label_names is None:
             args.label_names = ["set_ids", "ratios"]
         # Columns such as `image` are read by the collator, not by the model.
         args.remove_unused_columns = False
         kwargs.setdefault("data_collator", MatSimCollator())
         super().__init__(model=model, args=args, **kwargs)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Take a step; images are changed here and not by the collator, which runs ahead of checkpoints."""
+        if self.augments:
+            inputs = {**inputs, "pixel_values": augment(inputs["pixel_values"])}
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         data = self.train_dataset if train_dataset is None else train_dataset

@@ -141,7 +141,6 @@ def _train(recipe: MatSimRecipe, journal: Journal, data: Data, candidate: str, s
     """Train one model, save it, and measure it."""
     from transformers import TrainingArguments
 
-    from hf_mixture.models.matsim.data_collator import MatSimCollator
     from hf_mixture.models.matsim.trainer import MatSimTrainer
     from hf_mixture.training import report
     from hf_mixture.training.stage import last_checkpoint, remove_torn_checkpoints
@@ -153,8 +152,8 @@ def _train(recipe: MatSimRecipe, journal: Journal, data: Data, candidate: str, s
         model,
         TrainingArguments(output_dir=str(checkpoints), **_arguments(recipe, seed), eval_strategy="no"),
         images_per_set=recipe.images_per_set,
+        augments=recipe.augments,
         train_dataset=data.train,
-        data_collator=MatSimCollator(augments=recipe.augments),
     )
     remove_torn_checkpoints(checkpoints, 1)
     began = time.process_time()
