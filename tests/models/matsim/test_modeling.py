@@ -197,3 +197,19 @@ def test_the_default_is_the_published_backbone() -> None:
     config = MatSimConfig()
     assert (config.backbone_config.depths, config.size_of_features) == ([3, 3, 27, 3], 1024)
     assert issubclass(MatSimModel, PreTrainedModel)
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    rows = material_rows(2)
+    pixels = torch.stack([row["pixel_values"] for row in rows])
+    labels = {"set_ids": torch.arange(10) // 5, "ratios": torch.arange(10) % 5 / 4}
+    gradients = []
+    for checkpoints in (False, True):
+        torch.manual_seed(0)
+        model = MatSimModel.from_backbone(narrow_backbone("dinov2"), embedding_size=8).train()
+        if checkpoints:
+            model.gradient_checkpointing_enable()
+            assert model.is_gradient_checkpointing
+        model(pixels, **labels).loss.backward()
+        gradients.append(first_convolution(model.backbone)[1].weight.grad)
+    torch.testing.assert_close(*gradients)
