@@ -63,8 +63,8 @@ class MatSimModel(PreTrainedModel):
         >>> backbone = ConvNextConfig(num_channels=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32])
         >>> model = MatSimModel(MatSimConfig(backbone_config=backbone, embedding_size=16))
         >>> out = model(torch.rand(3, 4, 32, 32), set_ids=torch.tensor([0, 0, 1]), ratios=torch.tensor([0, 0.5, 0]))
-        >>> tuple(out.image_embeds.shape), out.num_terms.item()
-        ((3, 16), 2)
+        >>> tuple(out.image_embeds.shape), out.loss.shape
+        ((3, 16), torch.Size([]))
     """
 
     config_class = MatSimConfig
