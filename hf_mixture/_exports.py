@@ -73,6 +73,14 @@ EXPORTS: dict[str, str] = {
     "MixtureOfThoughtsProcessor": "hf_mixture.models.mixture_of_thoughts.processing_mixture_of_thoughts",
     "load_dynamics": "hf_mixture.models.mixer.dynamics",
     "score_experts": "hf_mixture.models.mixture_of_thoughts.data_collator",
+    # similarity of materials
+    "MatSimConfig": "hf_mixture.models.matsim.configuration_matsim",
+    "MatSimImageProcessor": "hf_mixture.models.matsim.image_processing_matsim",
+    "MatSimModel": "hf_mixture.models.matsim.modeling_matsim",
+    "MatSimTrainer": "hf_mixture.models.matsim.trainer",
+    "MaterialBatchSampler": "hf_mixture.models.matsim.sampling",
+    "load_materials": "hf_mixture.data.images.materials",
+    "widen_patch_embedding": "hf_mixture.models.matsim.widening",
     # latent classes of growth curves
     "TrajectoryMoEConfig": "hf_mixture.models.trajectory_moe.configuration_trajectory_moe",
     "TrajectoryMoEModel": "hf_mixture.models.trajectory_moe.modeling_trajectory_moe",

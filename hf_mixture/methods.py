@@ -153,7 +153,8 @@ _METHODS: tuple[MethodInfo, ...] = (
         name="MatSim",
         kind="models",
         paper="MatSim, arXiv 2212.00648",
-        plug_point="MatSimModel.from_pretrained(...)",
+        plug_point='AutoModel, AutoImageProcessor, model_type "matsim"; load_metric("one_shot_retrieval")',
+        status="available",
     ),
     MethodInfo(
         name="MixER",

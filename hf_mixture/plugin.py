@@ -24,9 +24,12 @@ def register_peft_types() -> None:
 
 
 def register_model_types() -> None:
-    """Register `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    """Register `matsim`, `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM
 
+    from hf_mixture.models.matsim.configuration_matsim import MatSimConfig
+    from hf_mixture.models.matsim.image_processing_matsim import MatSimImageProcessor
+    from hf_mixture.models.matsim.modeling_matsim import MatSimModel
     from hf_mixture.models.mixer.configuration_mixer import MixerConfig
     from hf_mixture.models.mixer.modeling_mixer import MixerForTrajectoryReconstruction
     from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import MixtureOfThoughtsConfig
@@ -34,6 +37,9 @@ def register_model_types() -> None:
     from hf_mixture.models.trajectory_moe.configuration_trajectory_moe import TrajectoryMoEConfig
     from hf_mixture.models.trajectory_moe.modeling_trajectory_moe import TrajectoryMoEModel
 
+    AutoConfig.register("matsim", MatSimConfig, exist_ok=True)
+    AutoModel.register(MatSimConfig, MatSimModel, exist_ok=True)
+    AutoImageProcessor.register(MatSimConfig, image_processor_classes={"pil": MatSimImageProcessor}, exist_ok=True)
     AutoConfig.register("mixer", MixerConfig, exist_ok=True)
     AutoModel.register(MixerConfig, MixerForTrajectoryReconstruction, exist_ok=True)
     AutoConfig.register("mixture_of_thoughts", MixtureOfThoughtsConfig, exist_ok=True)

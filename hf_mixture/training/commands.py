@@ -14,6 +14,7 @@ KEYS = {
     "mote run": "finetune",
     "mwq run": "bit_routers",
     "spread run": "systems",
+    "matsim": "materials",
     "mixer": "collections",
     "plan --recipe": "layouts",
     "curate": "sources",

@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect",
     "list",
     "mix",
+    "matsim",
     "mixer",
     "mote",
     "mwq",

@@ -17,6 +17,7 @@ from hf_mixture.cli.main import main
 RECIPE_COMMANDS = (
     ["curate"],
     ["mix", "search"],
+    ["matsim"],
     ["mixer"],
     ["mote", "run"],
     ["mwq", "run"],
