@@ -73,6 +73,13 @@ EXPORTS: dict[str, str] = {
     "MixtureOfThoughtsProcessor": "hf_mixture.models.mixture_of_thoughts.processing_mixture_of_thoughts",
     "load_dynamics": "hf_mixture.models.mixer.dynamics",
     "score_experts": "hf_mixture.models.mixture_of_thoughts.data_collator",
+    # where to pool
+    "BalancedSuperNetConfig": "hf_mixture.models.pooling_supernet.configuration_balanced_supernet",
+    "BalancedSuperNetMixture": "hf_mixture.models.pooling_supernet.modeling_balanced_supernet",
+    "PoolingResNetBackbone": "hf_mixture.models.pooling_supernet.modeling_pooling_resnet",
+    "PoolingResNetConfig": "hf_mixture.models.pooling_supernet.configuration_pooling_resnet",
+    "PoolingResNetForImageClassification": "hf_mixture.models.pooling_supernet.modeling_pooling_resnet",
+    "SuperNetSearchCallback": "hf_mixture.models.pooling_supernet.search",
     # latent classes of growth curves
     "TrajectoryMoEConfig": "hf_mixture.models.trajectory_moe.configuration_trajectory_moe",
     "TrajectoryMoEModel": "hf_mixture.models.trajectory_moe.modeling_trajectory_moe",
