@@ -73,6 +73,10 @@ EXPORTS: dict[str, str] = {
     "MixtureOfThoughtsProcessor": "hf_mixture.models.mixture_of_thoughts.processing_mixture_of_thoughts",
     "load_dynamics": "hf_mixture.models.mixer.dynamics",
     "score_experts": "hf_mixture.models.mixture_of_thoughts.data_collator",
+    # images without a download
+    "load_digit_images": "hf_mixture.data.images.digits",
+    "load_mnist": "hf_mixture.data.images.mnist",
+    "load_texture_shape": "hf_mixture.data.images.texture_shape",
     # where to pool
     "BalancedSuperNetConfig": "hf_mixture.models.pooling_supernet.configuration_balanced_supernet",
     "BalancedSuperNetMixture": "hf_mixture.models.pooling_supernet.modeling_balanced_supernet",

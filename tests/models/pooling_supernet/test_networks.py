@@ -139,7 +139,7 @@ def test_a_backbone_loads_from_the_hub(tmp_path: Path) -> None:
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stderr
-    assert "PoolingResNetBackbone [(2, 4, 8, 8), (2, 8, 2, 2)]" in done.stdout
+    assert "PoolingResNetBackbone [(2, 4, 8, 8), (2, 8, 4, 4)]" in done.stdout
 
 
 def test_running_statistics_predict_single_images() -> None:

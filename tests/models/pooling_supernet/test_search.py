@@ -25,10 +25,15 @@ def test_every_step_trains_one_path_in_one_model_as_published(tmp_path: Path) ->
     """The stock Trainer beside a loop that writes the algorithm out."""
     mixture, slow = tiny_mixture(), tiny_mixture()
     validation, train = stripes(24, seed=1), stripes()
-    settings = arguments(tmp_path, train_sampling_strategy="sequential", max_grad_norm=0, lr_scheduler_type="constant")
-    optimizer = (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9})
+    settings = arguments(
+        tmp_path,
+        train_sampling_strategy="sequential",
+        max_grad_norm=0,
+        lr_scheduler_type="constant",
+        optim_args="momentum=0.9",
+    )
     search = SuperNetSearchCallback(validation, seed=7, interval=4)
-    Trainer(mixture, settings, train_dataset=train, callbacks=[search], optimizer_cls_and_kwargs=optimizer).train()
+    Trainer(mixture, settings, train_dataset=train, callbacks=[search]).train()
 
     # Each network has its own optimizer, whose momentum rests while others train.
     optimizers = [torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9) for network in slow.networks]
@@ -68,9 +73,9 @@ def test_every_step_trains_one_path_in_one_model_as_published(tmp_path: Path) ->
 
 def test_a_resumed_search_is_the_uninterrupted_one(tmp_path: Path) -> None:
     """Interrupted between two balancings, so that the marginals have to come back."""
-    whole = searching(tiny_mixture(), tmp_path / "a")
+    whole = searching(tiny_mixture(), tmp_path / "a", optim_args="momentum=0.9")
     whole.train()
-    saving = {"save_strategy": "steps", "save_steps": 6}
+    saving = {"save_strategy": "steps", "save_steps": 6, "optim_args": "momentum=0.9"}
     searching(tiny_mixture(), tmp_path / "b", **saving).train()
     torch.manual_seed(5)
     again = searching(tiny_mixture(), tmp_path / "b", **saving)
