@@ -15,6 +15,7 @@ KEYS = {
     "mwq run": "bit_routers",
     "spread run": "systems",
     "mixer": "collections",
+    "supernets": "searches",
     "plan --recipe": "layouts",
     "curate": "sources",
     "trajectories": "trajectories",
