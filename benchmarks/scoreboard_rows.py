@@ -302,6 +302,23 @@ def dynamics_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def paths_rows(result: dict[str, Any]) -> Rows:
+    def numbers(values: list[Any]) -> str:
+        return ", ".join("-" if value is None else f"{value:.2f}" for value in values)
+
+    return [
+        {
+            "search": row["search"],
+            "steps (a model)": f"{row['steps']:,} ({row['steps_per_model']:,.0f})",
+            "Spearman with the truth": numbers(row["spearman"]),
+            "chosen path": ", ".join(map(str, row["chosen"])),
+            "its accuracy alone (%)": numbers([100 * value for value in row["accuracies"]]),
+            f"its rank of {len(result['paths'])}": ", ".join(map(str, row["ranks"])),
+        }
+        for row in result["rows"]
+    ]
+
+
 def edits_rows(result: dict[str, Any]) -> Rows:
     from hf_mixture.moe.mote.evaluation import result_row
 
@@ -424,6 +441,11 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     ),
     "trajectories": ("Latent classes of growth curves, 20 starts", trajectory_rows),
     "mixer": ("MixER: a training step of all environments at once / in other ways", mixer_rows),
+    "supernets": ("SuperNets: accuracies of all paths from a tree / path by path", mixer_rows),
+    "supernets_digits": (
+        "Where to pool: how searches rank all paths of a small network on digits, by seed",
+        paths_rows,
+    ),
     "mixer_odebench": ("Four families of differential equations, and one; an error for each seed", dynamics_rows),
     "import": ("Start of a process", import_rows),
 }

@@ -20,6 +20,9 @@ from hf_mixture.training.resolve import (
 from hf_mixture.training.strict import build, check_names
 
 
+ASSIGNMENTS = ("balanced", "softmax", "uniform")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
     """The images.
@@ -150,6 +153,7 @@ def _check_networks(recipe: SuperNetsRecipe) -> None:
     except (TypeError, ValueError) as error:
         raise ValueError(f"network: {error}") from None
     for name, spec in recipe.searches.items():
+        check_names([spec.assignment], ASSIGNMENTS, f"searches.{name}.assignment")
         try:
             BalancedSuperNetConfig(
                 network_config=dict(recipe.network),
