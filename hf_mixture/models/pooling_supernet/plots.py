@@ -27,7 +27,7 @@ def draw_search(path: str | Path, mixture: BalancedSuperNetMixture, log: Sequenc
         >>> from pathlib import Path
         >>> from hf_mixture import BalancedSuperNetConfig, BalancedSuperNetMixture
         >>> from hf_mixture.models.pooling_supernet.plots import draw_search
-        >>> mixture = BalancedSuperNetMixture(BalancedSuperNetConfig(network_config={"layer_widths": [2, 2, 4]}))
+        >>> mixture = BalancedSuperNetMixture(BalancedSuperNetConfig(network_config={"layer_widths": [2, 2, 2, 4]}))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     draw_search(Path(folder) / "search.png", mixture, [{"step": 1, "loss": 2.0, "load": 1.0}])
         ...     (Path(folder) / "search.png").exists()
