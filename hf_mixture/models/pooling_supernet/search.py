@@ -95,6 +95,8 @@ class SuperNetSearchCallback(TrainerCallback):
                 f"validation_dataset has {len(self.validation_dataset)} rows for {args.world_size} processes; give "
                 "more"
             )
+        # They are those of other weights.
+        model.accuracies.fill_(-1.0)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -118,6 +118,15 @@ def test_accumulated_gradients_belong_to_one_path(tmp_path: Path) -> None:
     assert int(mixture.visits.sum()) == 4
 
 
+def test_accuracies_of_the_end_do_not_outlive_further_training(tmp_path: Path) -> None:
+    mixture = tiny_mixture()
+    mixture.evaluate_paths(stripes(8), progress=False)
+    searching(mixture, tmp_path, max_steps=2).train()
+    assert bool((mixture.accuracies < 0).all())
+    tried = mixture.visits > 0
+    assert bool(tried[mixture.best()])
+
+
 def test_evaluation_during_the_search_is_that_of_the_best_path(tmp_path: Path) -> None:
     mixture = tiny_mixture()
     settings = arguments(tmp_path, eval_strategy="steps", eval_steps=6)
