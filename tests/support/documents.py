@@ -21,6 +21,7 @@ RECIPE_COMMANDS = (
     ["mote", "run"],
     ["mwq", "run"],
     ["spread", "run"],
+    ["supernets"],
     ["thoughts"],
     ["train"],
     ["trajectories"],

@@ -1,4 +1,4 @@
-"""Images of a shape filled with a texture: early pooling destroys the one, late pooling sees little of the other.
+"""Images of a shape filled with a texture: the finest detail is one pixel, the largest the whole image.
 
 Letters: S pixels of a side.
 """
@@ -169,8 +169,10 @@ def load_texture_shape(
 ) -> datasets.DatasetDict:
     """Draw grey images of shapes with textures, or read them from the cache of `datasets`.
 
-    A texture has details of one pixel, which pooling mixes; a shape is as large as the image, and a network whose maps
-    stay large sees only parts of it. So it matters where a network pools, and which cue the label asks for.
+    A texture has details of one pixel, which pooling mixes; a shape is as large as the image, and the layers of a
+    network whose maps stay large see only parts of it. Where pooling is best may depend on the cue that the label asks
+    for, on the noise, and on the network: its first layer, a convolution of 3 x 3 pixels at full resolution, tells the
+    textures apart by itself where there is little noise.
 
     Args:
         cue: The label: `"texture"` (4 classes), `"shape"` (4), or `"both"` (16 pairs). Default: `"both"`.
