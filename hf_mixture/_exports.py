@@ -81,6 +81,17 @@ EXPORTS: dict[str, str] = {
     "MaterialBatchSampler": "hf_mixture.models.matsim.sampling",
     "load_materials": "hf_mixture.data.images.materials",
     "widen_patch_embedding": "hf_mixture.models.matsim.widening",
+    # images without a download
+    "load_digit_images": "hf_mixture.data.images.digits",
+    "load_mnist": "hf_mixture.data.images.mnist",
+    "load_texture_shape": "hf_mixture.data.images.texture_shape",
+    # where to pool
+    "BalancedSuperNetConfig": "hf_mixture.models.pooling_supernet.configuration_balanced_supernet",
+    "BalancedSuperNetMixture": "hf_mixture.models.pooling_supernet.modeling_balanced_supernet",
+    "PoolingResNetBackbone": "hf_mixture.models.pooling_supernet.modeling_pooling_resnet",
+    "PoolingResNetConfig": "hf_mixture.models.pooling_supernet.configuration_pooling_resnet",
+    "PoolingResNetForImageClassification": "hf_mixture.models.pooling_supernet.modeling_pooling_resnet",
+    "SuperNetSearchCallback": "hf_mixture.models.pooling_supernet.search",
     # latent classes of growth curves
     "TrajectoryMoEConfig": "hf_mixture.models.trajectory_moe.configuration_trajectory_moe",
     "TrajectoryMoEModel": "hf_mixture.models.trajectory_moe.modeling_trajectory_moe",

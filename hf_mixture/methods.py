@@ -147,7 +147,8 @@ _METHODS: tuple[MethodInfo, ...] = (
         name="Balanced Mixture of SuperNets",
         kind="models",
         paper="Balanced Mixture of SuperNets, arXiv 2306.11982",
-        plug_point="BalancedSuperNetMixture",
+        plug_point="Trainer(BalancedSuperNetMixture(...), callbacks=[SuperNetSearchCallback(...)])",
+        status="available",
     ),
     MethodInfo(
         name="MatSim",

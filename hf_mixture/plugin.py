@@ -26,6 +26,14 @@ def register_peft_types() -> None:
 def register_model_types() -> None:
     """Register `matsim`, `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM
+    """Register the model types of transformers: mixtures, and networks that they are made of."""
+    from transformers import (
+        AutoBackbone,
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForImageClassification,
+    )
 
     from hf_mixture.models.matsim.configuration_matsim import MatSimConfig
     from hf_mixture.models.matsim.image_processing_matsim import MatSimImageProcessor
@@ -34,6 +42,13 @@ def register_model_types() -> None:
     from hf_mixture.models.mixer.modeling_mixer import MixerForTrajectoryReconstruction
     from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import MixtureOfThoughtsConfig
     from hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts import MixtureOfThoughtsForCausalLM
+    from hf_mixture.models.pooling_supernet.configuration_balanced_supernet import BalancedSuperNetConfig
+    from hf_mixture.models.pooling_supernet.configuration_pooling_resnet import PoolingResNetConfig
+    from hf_mixture.models.pooling_supernet.modeling_balanced_supernet import BalancedSuperNetMixture
+    from hf_mixture.models.pooling_supernet.modeling_pooling_resnet import (
+        PoolingResNetBackbone,
+        PoolingResNetForImageClassification,
+    )
     from hf_mixture.models.trajectory_moe.configuration_trajectory_moe import TrajectoryMoEConfig
     from hf_mixture.models.trajectory_moe.modeling_trajectory_moe import TrajectoryMoEModel
 
@@ -44,6 +59,11 @@ def register_model_types() -> None:
     AutoModel.register(MixerConfig, MixerForTrajectoryReconstruction, exist_ok=True)
     AutoConfig.register("mixture_of_thoughts", MixtureOfThoughtsConfig, exist_ok=True)
     AutoModelForCausalLM.register(MixtureOfThoughtsConfig, MixtureOfThoughtsForCausalLM, exist_ok=True)
+    AutoConfig.register("balanced_supernets", BalancedSuperNetConfig, exist_ok=True)
+    AutoModelForImageClassification.register(BalancedSuperNetConfig, BalancedSuperNetMixture, exist_ok=True)
+    AutoConfig.register("pooling_resnet", PoolingResNetConfig, exist_ok=True)
+    AutoBackbone.register(PoolingResNetConfig, PoolingResNetBackbone, exist_ok=True)
+    AutoModelForImageClassification.register(PoolingResNetConfig, PoolingResNetForImageClassification, exist_ok=True)
     AutoConfig.register("trajectory_moe", TrajectoryMoEConfig, exist_ok=True)
     AutoModel.register(TrajectoryMoEConfig, TrajectoryMoEModel, exist_ok=True)
 

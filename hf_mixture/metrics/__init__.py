@@ -1,4 +1,5 @@
 """Metrics of routing and of retrieval, as `evaluate` modules: one folder each, which is also a Space as it stands."""
+"""Metrics of routing and of searches, as `evaluate` modules: one folder each, which is also a Space as it stands."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import evaluate
 
 METRICS = ("moe_load", "moe_specialisation", "router_drift", "capacity_drop_rate", "one_shot_retrieval")
+METRICS = ("moe_load", "moe_specialisation", "path_ranking", "router_drift", "capacity_drop_rate")
 
 
 def load_metric(name: str, **options: Any) -> evaluate.Metric:
@@ -19,6 +21,7 @@ def load_metric(name: str, **options: Any) -> evaluate.Metric:
 
     Args:
         name: `"moe_load"`, `"moe_specialisation"`, `"router_drift"`, `"capacity_drop_rate"` or `"one_shot_retrieval"`.
+        name: `"moe_load"`, `"moe_specialisation"`, `"path_ranking"`, `"router_drift"` or `"capacity_drop_rate"`.
         options: Options of `evaluate.load`, such as `experiment_id`.
 
     Returns:

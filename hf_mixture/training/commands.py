@@ -16,6 +16,7 @@ KEYS = {
     "spread run": "systems",
     "matsim": "materials",
     "mixer": "collections",
+    "supernets": "searches",
     "plan --recipe": "layouts",
     "curate": "sources",
     "trajectories": "trajectories",

@@ -26,6 +26,7 @@ COMMANDS = {
     "plan",
     "simulate-ep",
     "spread",
+    "supernets",
     "thoughts",
     "trace",
     "train",

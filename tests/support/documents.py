@@ -22,6 +22,7 @@ RECIPE_COMMANDS = (
     ["mote", "run"],
     ["mwq", "run"],
     ["spread", "run"],
+    ["supernets"],
     ["thoughts"],
     ["train"],
     ["trajectories"],

@@ -1,0 +1,1 @@
+"""Balanced Mixture of SuperNets: residual networks that pool wherever they are told, and a search for where."""
