@@ -24,9 +24,11 @@ def register_peft_types() -> None:
 
 
 def register_model_types() -> None:
-    """Register `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
+    """Register `knn_embed`, `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+    from hf_mixture.models.knn_embed.configuration_knn_embed import KnnEmbedConfig
+    from hf_mixture.models.knn_embed.modeling_knn_embed import KnnEmbedModel
     from hf_mixture.models.mixer.configuration_mixer import MixerConfig
     from hf_mixture.models.mixer.modeling_mixer import MixerForTrajectoryReconstruction
     from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import MixtureOfThoughtsConfig
@@ -34,6 +36,8 @@ def register_model_types() -> None:
     from hf_mixture.models.trajectory_moe.configuration_trajectory_moe import TrajectoryMoEConfig
     from hf_mixture.models.trajectory_moe.modeling_trajectory_moe import TrajectoryMoEModel
 
+    AutoConfig.register("knn_embed", KnnEmbedConfig, exist_ok=True)
+    AutoModel.register(KnnEmbedConfig, KnnEmbedModel, exist_ok=True)
     AutoConfig.register("mixer", MixerConfig, exist_ok=True)
     AutoModel.register(MixerConfig, MixerForTrajectoryReconstruction, exist_ok=True)
     AutoConfig.register("mixture_of_thoughts", MixtureOfThoughtsConfig, exist_ok=True)
