@@ -1,4 +1,4 @@
-"""Metrics of routing, as `evaluate` modules: one folder each, which is also a Space as it stands."""
+"""Metrics of routing and of retrieval, as `evaluate` modules: one folder each, which is also a Space as it stands."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ from hf_mixture._extras import require
 if TYPE_CHECKING:
     import evaluate
 
-METRICS = ("moe_load", "moe_specialisation", "router_drift", "capacity_drop_rate")
+METRICS = (
+    "moe_load",
+    "moe_specialisation",
+    "router_drift",
+    "capacity_drop_rate",
+    "recall_at_k",
+    "ndcg_at_k",
+    "intra_list_diversity",
+    "cluster_coverage",
+)
 
 
 def load_metric(name: str, **options: Any) -> evaluate.Metric:
     """Load one of the packaged metrics; nothing is downloaded.
 
     Args:
-        name: `"moe_load"`, `"moe_specialisation"`, `"router_drift"` or `"capacity_drop_rate"`.
+        name: Of routing: `"moe_load"`, `"moe_specialisation"`, `"router_drift"` or `"capacity_drop_rate"`; of lists of
+            items: `"recall_at_k"`, `"ndcg_at_k"`, `"intra_list_diversity"` or `"cluster_coverage"`.
         options: Options of `evaluate.load`, such as `experiment_id`.
 
     Returns:

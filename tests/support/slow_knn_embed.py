@@ -64,7 +64,7 @@ def share(counts: Counter[int]) -> dict[int, Fraction]:
     return {c: Fraction(number, total) for c, number in counts.items()}
 
 
-def slow_list(
+def slow_list(  # noqa: PLR0917 - as the steps take them
     query: np.ndarray,
     items: np.ndarray,
     clusters: Sequence[int],

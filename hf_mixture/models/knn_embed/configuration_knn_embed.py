@@ -31,8 +31,6 @@ class KnnEmbedConfig(PreTrainedConfig):
         negative_weight: Weight of the negatives in the loss `"twhin"`, above 0.
         embedding_penalty: Weight of the mean squared length of the embeddings of a batch in the loss, at least 0.
         translation: Whether users are moved by one learned vector, u + r, as TwHIN does for each relation.
-        sparse_gradients: Whether gradients hold only the rows of the batch; for tables that are large beside a batch.
-            The optimizer has to be `torch.optim.SparseAdam` or another that takes them.
         num_clusters: m, number of clusters of items that `fit_mixture` makes where it is not given clusters.
         smoothing: `"none"`, `"global"` (with the mixture of all users) or `"knn"` (with the nearest users).
         pool: With `"knn"`: the `"mean"` of the mixtures of the neighbours, or their pooled `"counts"`.
@@ -63,7 +61,6 @@ class KnnEmbedConfig(PreTrainedConfig):
     negative_weight: float = 10.0
     embedding_penalty: float = 0.0
     translation: bool = True
-    sparse_gradients: bool = False
     num_clusters: int = 100
     smoothing: Literal["none", "global", "knn"] = "knn"
     pool: Literal["mean", "counts"] = "mean"

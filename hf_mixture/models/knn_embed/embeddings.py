@@ -52,10 +52,10 @@ class BipartiteEmbeddings(PreTrainedModel):
     def __init__(self, config: KnnEmbedConfig) -> None:
         config.check_sizes()
         super().__init__(config)
-        size, sparse_rows = config.embedding_size, config.sparse_gradients
-        self.user_embeddings = nn.Embedding(config.num_users, size, sparse=sparse_rows)
-        self.item_embeddings = nn.Embedding(config.num_items, size, sparse=sparse_rows)
-        self.translation = nn.Embedding(1, size, sparse=sparse_rows) if config.translation else None
+        size = config.embedding_size
+        self.user_embeddings = nn.Embedding(config.num_users, size)
+        self.item_embeddings = nn.Embedding(config.num_items, size)
+        self.translation = nn.Embedding(1, size) if config.translation else None
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

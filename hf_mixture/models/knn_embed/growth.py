@@ -161,7 +161,7 @@ def add_items(model: KnnEmbedModel, users: Sequence[Any] | None, embeddings: Any
 
 def _extended(table: nn.Embedding, vectors: Tensor) -> nn.Embedding:
     weight = torch.cat([table.weight, vectors.to(table.weight)])
-    return nn.Embedding.from_pretrained(weight, freeze=not table.weight.requires_grad, sparse=table.sparse)
+    return nn.Embedding.from_pretrained(weight, freeze=not table.weight.requires_grad)
 
 
 def _check_fitted(model: KnnEmbedModel) -> None:
