@@ -23,6 +23,7 @@ COMMANDS = {
     "mote",
     "mwq",
     "plan",
+    "retrieve",
     "simulate-ep",
     "spread",
     "thoughts",

@@ -75,13 +75,15 @@ class IntraListDiversity(evaluate.Metric):
             raise ValueError("item_vectors and item_sets: give one of them")
         if k < 2:
             raise ValueError(f"k={k} must be at least 2, for there to be pairs")
+        space: Any
         if item_vectors is not None:
             vectors = np.asarray(item_vectors, dtype=np.float64)
             space = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-300)
-            distance, number = cosine_distance, len(space)
         else:
             indptr, members = (np.asarray(part) for part in item_sets)
-            space, distance, number = np.split(members, indptr[1:-1]), jaccard_distance, len(indptr) - 1
+            space = np.split(members, indptr[1:-1])
+        distance: Any = jaccard_distance if item_vectors is None else cosine_distance
+        number = len(space)
         values = []
         for listed in predictions:
             items = [item for item in listed[:k] if item >= 0]

@@ -92,6 +92,7 @@ class KnnEmbedModel(BipartiteEmbeddings):
         edges: Any,
         *,
         clusters: Any = None,
+        users: Any = None,
         cold_users: Literal["popularity", "embedding"] = "popularity",
         neighbour_search: Search = "exact",
         seed: int = 0,
@@ -103,6 +104,7 @@ class KnnEmbedModel(BipartiteEmbeddings):
                 `user_ids` and `item_ids`, or a sparse matrix [users, items].
             clusters: None for k-means with `config.num_clusters`; a label for each item [I], negative for none; or an
                 estimator with `fit` and `predict`, such as `ProbabilisticPartition` or those of scikit-learn.
+            users: Users whose mixtures are made [Q]; the others get the list of one vector. Default: all.
             cold_users: What is known of users without edges: nothing (`"popularity"`), as training does not move their
                 embeddings; or their `"embedding"`, where it comes from elsewhere: neighbours give them a mixture.
             neighbour_search: `"exact"`, or `"hnsw"` for an approximate search by faiss.
@@ -119,6 +121,9 @@ class KnnEmbedModel(BipartiteEmbeddings):
             raise ValueError(f"cold_users={cold_users!r} must be 'popularity' or 'embedding'; give one of them")
         config, device = self.config, self.item_embeddings.weight.device
         history = make_history(edges, config.num_users, config.num_items)
+        chosen = np.arange(config.num_users)
+        if users is not None:
+            chosen = np.unique(check_ids(id_array(users), "users", config.num_users, "users"))
         if not history.nnz:
             raise ValueError("edges has no edge; give at least one")
         vectors = normalise(self.item_embeddings.weight.detach().float())
@@ -136,14 +141,17 @@ class KnnEmbedModel(BipartiteEmbeddings):
         self.user_is_known = moved & (has_history | (cold_users == "embedding"))
         self.take_history(history)
         config.num_fitted_clusters = len(centroids)
-        self.take_mixture(*self.mixtures_of(np.arange(config.num_users), history, neighbour_search))
+        indptr, names, weights = self.mixtures_of(chosen, history, neighbour_search)
+        numbers = np.zeros(config.num_users, dtype=np.int64)
+        numbers[chosen] = np.diff(indptr)
+        self.take_mixture(np.concatenate([[0], numbers.cumsum()]), names, weights)
         lengths = self.mixture_indptr.diff()
         return {
             "num_clusters": len(centroids),
             "cluster_sizes": torch.bincount(labels[labels >= 0], minlength=len(centroids)).tolist(),
             "num_users_with_history": int(has_history.sum()),
             "num_users_with_mixture": int((lengths > 0).sum()),
-            "mean_num_components": float(lengths[lengths > 0].double().mean()),
+            "mean_num_components": float(lengths.sum() / (lengths > 0).sum().clamp(min=1)),
         }
 
     def take_history(self, history: Any) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.utils import ModelOutput
 
 from hf_mixture.models.knn_embed.search import (
     MIXTURE,
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from hf_mixture.models.knn_embed.modeling_knn_embed import KnnEmbedModel
 
 
-@dataclass
-class RetrievalOutput(ModelOutput):
+@dataclass(frozen=True)
+class RetrievalOutput:
     """What `KnnEmbedModel.retrieve` returns.
 
     Args:
@@ -41,10 +40,10 @@ class RetrievalOutput(ModelOutput):
         num_scored: Items whose scores were computed [B], the mean over users that were searched for together.
     """
 
-    item_ids: Tensor | None = None
-    scores: Tensor | None = None
-    source: Tensor | None = None
-    num_scored: Tensor | None = None
+    item_ids: Tensor
+    scores: Tensor
+    source: Tensor
+    num_scored: Tensor
 
 
 def retrieve(

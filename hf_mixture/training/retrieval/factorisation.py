@@ -26,17 +26,17 @@ def als_embeddings(
     from scipy import sparse
 
     library = require("implicit.als", used_for="iALS", extra="retrieval")
-    model = library.AlternatingLeastSquares(
-        factors=embedding_size,
-        regularization=regularisation,
-        alpha=1.0,
-        iterations=num_rounds,
-        random_state=seed,
-        use_gpu=False,
-        use_cg=True,
-        num_threads=0,
-    )
     # The library takes what is stored for the confidence of an edge.
     confidence = sparse.csr_matrix((train.data * (1 + alpha), train.indices, train.indptr), shape=train.shape)
-    model.fit(confidence.astype("float32"), show_progress=False)
+    # The library runs its own threads; those of BLAS inside of them would wait for one another.
+    with require("threadpoolctl", used_for="iALS", extra="retrieval").threadpool_limits(1, "blas"):
+        model = library.AlternatingLeastSquares(
+            factors=embedding_size,
+            regularization=regularisation,
+            alpha=1.0,
+            iterations=num_rounds,
+            random_state=seed,
+            use_gpu=False,
+        )
+        model.fit(confidence.astype("float32"), show_progress=False)
     return model.user_factors, model.item_factors

@@ -73,6 +73,16 @@ def test_lists_depend_on_training_edges_alone() -> None:
     assert not torch.equal(model.retrieve(USERS, 9).item_ids, lists)
 
 
+def test_mixtures_can_be_made_for_some_users() -> None:
+    model, edges = fitted()
+    lists, mixture = model.retrieve(USERS, 9).item_ids, model.mixture.toarray()
+    model.fit_mixture(edges, users=[7, 3, 7])
+    found = model.retrieve(USERS, 9)
+    assert [user for user in USERS if found.source[user] == 0] == [3, 7]
+    assert torch.equal(found.item_ids[[3, 7]], lists[[3, 7]])
+    np.testing.assert_array_equal(model.mixture.toarray()[[3, 7]], mixture[[3, 7]])
+
+
 def test_new_users_change_nothing_for_others() -> None:
     model, _ = fitted()
     lists, mixture = model.retrieve(USERS, 9), model.mixture.toarray()
