@@ -18,6 +18,8 @@ from hf_mixture.models.knn_embed.top_k import top_k
 ANN_LEAST = 1024
 # Scores that are held at once.
 _CHUNK = 2**25
+# Above this size a cluster is searched alone; below, in blocks of so many queries.
+_ALONE, _BLOCK = 2048, 64
 
 
 class ItemIndex:
@@ -69,6 +71,42 @@ class ItemIndex:
         start, end = int(self.starts[cluster]), int(self.starts[cluster + 1])
         values, places, scored = self._best(cluster, self.vectors[start:end], queries, seen, k)
         return values, self.items[start:end][places], scored
+
+    def is_searched_alone(self, size: int) -> bool:
+        """Whether a cluster of a size is searched by `best_of_cluster`, rather than with others."""
+        return size > _ALONE or (self.search == "hnsw" and size >= ANN_LEAST)
+
+    def best_of_clusters(
+        self, clusters: Tensor, queries: Tensor, seen: tuple[Tensor, Tensor], k: int
+    ) -> tuple[Tensor, Tensor]:
+        """Find the best items of the cluster of each query, all at once: few large steps instead of many small ones.
+
+        Args:
+            clusters: Cluster of each query, rising [R].
+            queries: Queries [R, d].
+            seen: Rows of the queries, rising, and places in their cluster of the items that must not be found.
+            k: Number of results, at most the size of the largest of these clusters.
+
+        Returns:
+            Scores [R, k], minus infinity where there is nothing more, and ids [R, k].
+        """
+        names, counts = torch.unique_consecutive(clusters, return_counts=True)
+        # Blocks of queries with one cluster, the last of a cluster padded.
+        blocks = (counts + _BLOCK - 1) // _BLOCK
+        first_block, first_row = blocks.cumsum(0) - blocks, counts.cumsum(0) - counts
+        within = torch.arange(len(clusters), device=clusters.device) - first_row.repeat_interleave(counts)
+        block = first_block.repeat_interleave(counts) + within // _BLOCK
+        row = within % _BLOCK
+        starts, sizes = self.starts[names], self.starts[names + 1] - self.starts[names]
+        columns = torch.arange(int(sizes.max()), device=clusters.device)
+        places = (starts.unsqueeze(1) + columns).clamp_(max=len(self.items) - 1).repeat_interleave(blocks, dim=0)
+        padded = queries.new_zeros(len(places), _BLOCK, queries.shape[1])
+        padded[block, row] = queries
+        scores = torch.bmm(padded, self.vectors[places].transpose(1, 2))[block, row]
+        scores.masked_fill_(columns >= sizes.repeat_interleave(counts).unsqueeze(1), -torch.inf)
+        scores[seen] = -torch.inf
+        values, found = top_k(scores, k)
+        return values, self.items[places[block].gather(1, found)]
 
     def best_of_all(self, queries: Tensor, seen: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor, int]:
         """Find the best items of all that have a cluster; see `best_of_cluster`.

@@ -17,6 +17,8 @@ from hf_mixture.models.knn_embed.top_k import top_k
 
 
 MIXTURE, ONE_VECTOR, POPULARITY = 0, 1, 2
+# Scores of small clusters that are held at once.
+_HELD = 2**22
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Lists:
     Args:
         item_ids: Items, the best first [U, K]; -1 where there are no more.
         scores: Their scores [U, K]; minus infinity where there are no more.
-        num_scored: Items that were scored for the user, on average over those of one call of the index [U].
+        num_scored: Items that were scored for the user [U].
     """
 
     item_ids: Tensor
@@ -168,6 +170,30 @@ def mixture_lists(
     return lists
 
 
+@dataclass(frozen=True)
+class _Searches:
+    """All searches of a user in a cluster, those of one cluster side by side and the users rising.
+
+    Args:
+        slots: Place of each search in the flattened components [R].
+        clusters: [R].
+        users: [R].
+        queries: [R, d].
+        seen: Searches, rising, and places in the cluster of the items that they must not find.
+    """
+
+    slots: Tensor
+    clusters: Tensor
+    users: Tensor
+    queries: Tensor
+    seen: tuple[Tensor, Tensor]
+
+    def seen_of(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """The same for some of the searches, counted from the first of them."""
+        first, last = torch.searchsorted(self.seen[0], self.seen[0].new_tensor([start, end])).tolist()
+        return self.seen[0][first:last] - start, self.seen[1][first:last]
+
+
 def _scan(
     request: Request,
     index: ItemIndex,
@@ -178,35 +204,53 @@ def _scan(
     """Search each component: scores and items [U, C, K], number of candidates [U, C], number of scored items [U]."""
     num_users, width = components.shape
     k, queries = request.k, request.queries
-    num_clusters = len(index.starts) - 1
     flat = components.flatten()
-    asked = (flat >= 0).nonzero().squeeze(1)
-    # Users rise within a cluster, because the sort is stable.
-    asked = asked[torch.argsort(flat[asked], stable=True)]
-    clusters, users = flat[asked], asked // width
-    bounds = torch.searchsorted(clusters, torch.arange(num_clusters + 1, device=flat.device)).tolist()
-    row, place = _seen_rows(request, index, item_clusters, clusters, users)
-    seen_bounds = torch.searchsorted(row, torch.tensor(bounds, device=row.device)).tolist()
+    slots = (flat >= 0).nonzero().squeeze(1)
+    slots = slots[torch.argsort(flat[slots], stable=True)]
+    clusters, users = flat[slots], slots // width
+    searching = queries[users] if centroids is None else centroids.flatten(0, 1)[slots]
+    seen = _seen_rows(request, index, item_clusters, clusters, users)
+    searches = _Searches(slots, clusters, users, searching, seen)
     values = torch.full((len(flat), k), -torch.inf, dtype=queries.dtype, device=queries.device)
     items = torch.full((len(flat), k), -1, dtype=torch.int64, device=queries.device)
-    scored = torch.zeros(num_users, dtype=torch.float64, device=queries.device)
     sizes = index.starts.diff()
-    for cluster in range(num_clusters):
-        start, end = bounds[cluster], bounds[cluster + 1]
-        if start == end or not sizes[cluster]:
-            continue
-        slots = asked[start:end]
-        vectors = queries[users[start:end]] if centroids is None else centroids.flatten(0, 1)[slots]
-        part = slice(seen_bounds[cluster], seen_bounds[cluster + 1])
-        depth = min(k, int(sizes[cluster]))
-        found, ids, number = index.best_of_cluster(cluster, vectors, (row[part] - start, place[part]), depth)
-        values[slots, :depth], items[slots, :depth] = found, ids
-        scored.index_add_(0, users[start:end], scored.new_full((end - start,), number / (end - start)))
+    scored = torch.zeros(len(slots), dtype=torch.float64, device=queries.device)
+    for start, end in _stretches(clusters, sizes, index):
+        cluster = int(clusters[start])
+        depth = min(k, int(sizes[clusters[start:end]].max()))
+        hidden = searches.seen_of(start, end)
+        if index.is_searched_alone(int(sizes[cluster])):
+            found, ids, number = index.best_of_cluster(cluster, searching[start:end], hidden, depth)
+            scored[start:end] = number / (end - start)
+        else:
+            found, ids = index.best_of_clusters(clusters[start:end], searching[start:end], hidden, depth)
+            scored[start:end] = sizes[clusters[start:end]].double()
+        values[slots[start:end], :depth], items[slots[start:end], :depth] = found, ids
     left = torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
-    left[asked] = sizes[clusters] - torch.bincount(row, minlength=len(asked))
+    left[slots] = sizes[clusters] - torch.bincount(seen[0], minlength=len(slots))
     shape = (num_users, width)
     available = left.clamp_(max=k).view(shape).cpu().numpy()
-    return values.view(*shape, k), items.view(*shape, k), available, scored
+    per_user = torch.zeros(num_users, dtype=torch.float64, device=queries.device).index_add_(0, users, scored)
+    return values.view(*shape, k), items.view(*shape, k), available, per_user
+
+
+def _stretches(clusters: Tensor, sizes: Tensor, index: ItemIndex) -> list[tuple[int, int]]:
+    """Cut searches into stretches: one of each large cluster, and of small ones as many as are held at once."""
+    names, counts = torch.unique_consecutive(clusters, return_counts=True)
+    found: list[tuple[int, int]] = []
+    end, begin, held, widest = 0, 0, 0, 0
+    for size, count in zip(sizes[names].tolist(), counts.tolist(), strict=True):
+        alone = index.is_searched_alone(size)
+        if held and (alone or (held + count) * max(widest, size) > _HELD):
+            found.append((begin, end))
+            begin, held, widest = end, 0, 0
+        end += count
+        if alone:
+            found.append((begin, end))
+            begin = end
+        else:
+            held, widest = held + count, max(widest, size)
+    return [*found, (begin, end)] if held else found
 
 
 def _seen_rows(
