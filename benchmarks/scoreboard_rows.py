@@ -302,6 +302,33 @@ def dynamics_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def lists_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "candidate": name,
+            "CPU s": _quartiles(row),
+            "scored items per user": f"{result['scored_items'][name]:,.0f}",
+            "CPU time of retrieve / of this": "1"
+            if name == "retrieve"
+            else _quartiles(result["cpu_time_ratios"][f"retrieve / {name}"]),
+        }
+        for name, row in result["cpu_seconds"].items()
+    ]
+
+
+def retrieval_rows(result: dict[str, Any]) -> Rows:
+    from hf_mixture.training.retrieval.report import COLUMNS
+
+    def figure(row: dict[str, Any], key: str) -> str:
+        values = [seed[key] for seed in row["seeds"]]
+        mean = sum(values) / len(values)
+        spread = f" ({min(values):.4f} to {max(values):.4f})" if key == "recall@10" and len(values) > 1 else ""
+        return f"{mean:.4f}{spread}"
+
+    columns = ("recall@10", "recall@20", "recall@50", "ndcg@10", "diversity@20")
+    return [{"system": row["system"], **{COLUMNS[key]: figure(row, key) for key in columns}} for row in result["rows"]]
+
+
 def edits_rows(result: dict[str, Any]) -> Rows:
     from hf_mixture.moe.mote.evaluation import result_row
 
@@ -425,5 +452,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "trajectories": ("Latent classes of growth curves, 20 starts", trajectory_rows),
     "mixer": ("MixER: a training step of all environments at once / in other ways", mixer_rows),
     "mixer_odebench": ("Four families of differential equations, and one; an error for each seed", dynamics_rows),
+    "knn_embed": ("kNN-Embed: lists for many users at once / in other ways", lists_rows),
+    "knn_embed_citation": ("Citations held out, by lists of papers", retrieval_rows),
+    "knn_embed_movielens": ("Films held out, by lists for people", retrieval_rows),
     "import": ("Start of a process", import_rows),
 }

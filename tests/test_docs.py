@@ -31,6 +31,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "docs/curation.md",
     "docs/data_mixtures.md",
+    "docs/knn_embed.md",
     "docs/mixer.md",
     "docs/mixture_of_thoughts.md",
     "docs/mote.md",
