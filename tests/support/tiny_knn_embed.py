@@ -74,7 +74,6 @@ def trainer_of(folder: Path, *, fields: dict[str, Any] | None = None, negatives:
             "save_strategy": "no",
             "use_cpu": True,
             "disable_tqdm": True,
-            "remove_unused_columns": False,
             **arguments,
         },
     )

@@ -123,9 +123,10 @@ class EdgeDataset(torch.utils.data.Dataset[Any]):
     def __getitem__(self, place: int) -> dict[str, int]:
         return {"user_ids": int(self.user_ids[place]), "item_ids": int(self.item_ids[place])}
 
-    def __getitems__(self, places: Sequence[int]) -> dict[str, Tensor]:
+    def __getitems__(self, places: Sequence[int]) -> list[dict[str, Tensor]]:
+        # A list of one, which the Trainer's removal of columns can go through.
         chosen = torch.as_tensor(places)
-        return {"user_ids": self.user_ids[chosen], "item_ids": self.item_ids[chosen]}
+        return [{"user_ids": self.user_ids[chosen], "item_ids": self.item_ids[chosen]}]
 
 
 class NegativeCollator:
@@ -186,11 +187,10 @@ class NegativeCollator:
         Returns:
             `user_ids` and `item_ids` [B], `negatives` [N] or [B, N].
         """
-        if isinstance(rows, dict):
-            users, items = rows["user_ids"], rows["item_ids"]
+        if torch.is_tensor(rows[0]["user_ids"]):
+            users, items = (torch.cat([row[name].reshape(-1) for row in rows]) for name in ("user_ids", "item_ids"))
         else:
-            users = torch.as_tensor([int(row["user_ids"]) for row in rows])
-            items = torch.as_tensor([int(row["item_ids"]) for row in rows])
+            users, items = (torch.as_tensor([row[name] for row in rows]) for name in ("user_ids", "item_ids"))
         key = int((users * _PRIME + items * 40_503).sum()) + 1_000_003 * self.seed
         generator = torch.Generator().manual_seed(key % 2**63)
         shape = (self.num_negatives,) if self.shared else (len(users), self.num_negatives)

@@ -155,12 +155,24 @@ class KnnEmbedModel(BipartiteEmbeddings):
         }
 
     def take_history(self, history: Any) -> None:
+        """Keep training edges.
+
+        Args:
+            history: A `csr_array` of ones [U, I].
+        """
         device = self.item_clusters.device
         self.history_indptr = torch.from_numpy(history.indptr.astype(np.int64)).to(device)
         self.history_items = torch.from_numpy(history.indices.astype(np.int64)).to(device)
         self.config.num_history_entries = len(history.indices)
 
     def take_mixture(self, indptr: Any, clusters: Any, weights: Any) -> None:
+        """Keep mixtures, rows of which have their entries by falling weight.
+
+        Args:
+            indptr: [U + 1].
+            clusters: Clusters of the entries.
+            weights: Their weights.
+        """
         device = self.item_clusters.device
         self.mixture_indptr = torch.from_numpy(indptr).to(device)
         self.mixture_clusters = torch.from_numpy(clusters).to(device)

@@ -162,7 +162,6 @@ def _train(
         "save_total_limit": 2,
         "lr_scheduler_type": "constant",
         "max_grad_norm": 0.0,
-        "remove_unused_columns": False,
         "dataloader_pin_memory": False,
         "disable_tqdm": True,
         **spec.training,
