@@ -27,7 +27,7 @@ def draw_comparison(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def draw_gain(path: Path, ratios: Sequence[Mapping[str, Any]]) -> None:
     """Recall of mixtures over that of one vector, against the strength of the embeddings."""
-    figure, axes = _figure(6.4, 4.2)
+    figure, axes = _figure(7.6, 4.2)
     names = list(dict.fromkeys(entry["embedding"] for entry in ratios))
     for entry in ratios:
         mark, _ = _MARKS[entry["method"]]
@@ -40,7 +40,7 @@ def draw_gain(path: Path, ratios: Sequence[Mapping[str, Any]]) -> None:
         axes.plot([], [], mark, color="grey", label=text)
     axes.set(xlabel="recall at 10 of one vector", ylabel="recall at 10 of the mixture / of one vector")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)
 
 
@@ -53,22 +53,26 @@ def draw_choice(path: Path, choices: Mapping[str, Any]) -> None:
             steps, recalls = zip(*candidate["curve"], strict=True)
             label = name if style == "-" else None
             panels[0].plot(steps, recalls, style, color=f"C{number}", marker="o", markersize=3, label=label)
-        for method, (mark, text) in _MARKS.items():
+        for method, (mark, _) in _MARKS.items():
             best: dict[int, float] = {}
             for entry in choice["mixtures"]["tried"]:
                 if entry["smoothing"] == method:
                     m = entry["fields"]["num_clusters"]
                     best[m] = max(best.get(m, 0.0), entry["recall@10"])
-            label = f"{name}: {text}"
-            panels[1].plot(*zip(*sorted(best.items()), strict=True), f"-{mark}", color=f"C{number}", label=label)
+            panels[1].plot(*zip(*sorted(best.items()), strict=True), f"-{mark}", color=f"C{number}")
         panels[1].axhline(choice["mixtures"]["one_vector"], color=f"C{number}", linestyle="--", linewidth=0.8)
     panels[0].set(xlabel="optimizer step (for als, rounds)", ylabel="validation recall at 10, one vector")
     panels[1].set(
         xscale="log", xlabel="number of clusters (dashed: one vector)", ylabel="validation recall at 10, best setting"
     )
+    for mark, text in _MARKS.values():
+        panels[1].plot([], [], mark, color="grey", label=text)
+    numbers = sorted({e["fields"]["num_clusters"] for choice in choices.values() for e in choice["mixtures"]["tried"]})
+    panels[1].set_xticks(numbers, [str(number) for number in numbers])
+    panels[1].minorticks_off()
     for panel in panels:
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=7)
+        panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)
 
 

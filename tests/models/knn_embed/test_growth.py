@@ -37,6 +37,7 @@ def test_a_saved_model_gives_the_same_lists(query: str, tmp_path: Path) -> None:
     assert (model.mixture != again.mixture).nnz == 0
 
 
+@pytest.mark.slow
 def test_a_model_travels_over_the_hub(tmp_path: Path) -> None:
     model, _ = fitted()
     model.save_pretrained(tmp_path / "model")
