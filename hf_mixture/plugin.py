@@ -38,6 +38,11 @@ def register_model_types() -> None:
     from hf_mixture.models.matsim.configuration_matsim import MatSimConfig
     from hf_mixture.models.matsim.image_processing_matsim import MatSimImageProcessor
     from hf_mixture.models.matsim.modeling_matsim import MatSimModel
+    """Register `knn_embed`, `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    from hf_mixture.models.knn_embed.configuration_knn_embed import KnnEmbedConfig
+    from hf_mixture.models.knn_embed.modeling_knn_embed import KnnEmbedModel
     from hf_mixture.models.mixer.configuration_mixer import MixerConfig
     from hf_mixture.models.mixer.modeling_mixer import MixerForTrajectoryReconstruction
     from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import MixtureOfThoughtsConfig
@@ -55,6 +60,8 @@ def register_model_types() -> None:
     AutoConfig.register("matsim", MatSimConfig, exist_ok=True)
     AutoModel.register(MatSimConfig, MatSimModel, exist_ok=True)
     AutoImageProcessor.register(MatSimConfig, image_processor_classes={"pil": MatSimImageProcessor}, exist_ok=True)
+    AutoConfig.register("knn_embed", KnnEmbedConfig, exist_ok=True)
+    AutoModel.register(KnnEmbedConfig, KnnEmbedModel, exist_ok=True)
     AutoConfig.register("mixer", MixerConfig, exist_ok=True)
     AutoModel.register(MixerConfig, MixerForTrajectoryReconstruction, exist_ok=True)
     AutoConfig.register("mixture_of_thoughts", MixtureOfThoughtsConfig, exist_ok=True)

@@ -32,6 +32,7 @@ DOCUMENTS = (
     "docs/curation.md",
     "docs/data_mixtures.md",
     "docs/matsim.md",
+    "docs/knn_embed.md",
     "docs/mixer.md",
     "docs/mixture_of_thoughts.md",
     "docs/mote.md",

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 METRICS = ("moe_load", "moe_specialisation", "router_drift", "capacity_drop_rate", "one_shot_retrieval")
 METRICS = ("moe_load", "moe_specialisation", "path_ranking", "router_drift", "capacity_drop_rate")
+METRICS = (
+    "moe_load",
+    "moe_specialisation",
+    "router_drift",
+    "capacity_drop_rate",
+    "recall_at_k",
+    "ndcg_at_k",
+    "intra_list_diversity",
+    "cluster_coverage",
+)
 
 
 def load_metric(name: str, **options: Any) -> evaluate.Metric:
@@ -22,6 +32,8 @@ def load_metric(name: str, **options: Any) -> evaluate.Metric:
     Args:
         name: `"moe_load"`, `"moe_specialisation"`, `"router_drift"`, `"capacity_drop_rate"` or `"one_shot_retrieval"`.
         name: `"moe_load"`, `"moe_specialisation"`, `"path_ranking"`, `"router_drift"` or `"capacity_drop_rate"`.
+        name: Of routing: `"moe_load"`, `"moe_specialisation"`, `"router_drift"` or `"capacity_drop_rate"`; of lists of
+            items: `"recall_at_k"`, `"ndcg_at_k"`, `"intra_list_diversity"` or `"cluster_coverage"`.
         options: Options of `evaluate.load`, such as `experiment_id`.
 
     Returns:

@@ -19,6 +19,7 @@ KEYS = {
     "supernets": "searches",
     "plan --recipe": "layouts",
     "curate": "sources",
+    "retrieve": "interactions",
     "trajectories": "trajectories",
 }
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "mote",
     "mwq",
     "plan",
+    "retrieve",
     "simulate-ep",
     "spread",
     "supernets",

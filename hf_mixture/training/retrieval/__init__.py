@@ -1,0 +1,1 @@
+"""Runs of `hf-mixture retrieve`: kNN-Embed beside one vector, popularity, neighbourhood methods and factorisation."""
