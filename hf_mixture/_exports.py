@@ -73,6 +73,13 @@ EXPORTS: dict[str, str] = {
     "MixtureOfThoughtsProcessor": "hf_mixture.models.mixture_of_thoughts.processing_mixture_of_thoughts",
     "load_dynamics": "hf_mixture.models.mixer.dynamics",
     "score_experts": "hf_mixture.models.mixture_of_thoughts.data_collator",
+    # recommenders that unlearn
+    "Interactions": "hf_mixture.models.mm_recommender.interactions",
+    "MultiModalRecommender": "hf_mixture.models.mm_recommender.modeling_mm_recommender",
+    "MultiModalRecommenderConfig": "hf_mixture.models.mm_recommender.configuration_mm_recommender",
+    "UnlearningOptions": "hf_mixture.models.mm_recommender.options",
+    "UnlearningRequest": "hf_mixture.models.mm_recommender.requests",
+    "unlearn": "hf_mixture.models.mm_recommender.training",
     # latent classes of growth curves
     "TrajectoryMoEConfig": "hf_mixture.models.trajectory_moe.configuration_trajectory_moe",
     "TrajectoryMoEModel": "hf_mixture.models.trajectory_moe.modeling_trajectory_moe",

@@ -24,13 +24,15 @@ def register_peft_types() -> None:
 
 
 def register_model_types() -> None:
-    """Register `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
+    """Register `mixer`, `mixture_of_thoughts`, `mm_recommender` and `trajectory_moe` as types of models."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     from hf_mixture.models.mixer.configuration_mixer import MixerConfig
     from hf_mixture.models.mixer.modeling_mixer import MixerForTrajectoryReconstruction
     from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import MixtureOfThoughtsConfig
     from hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts import MixtureOfThoughtsForCausalLM
+    from hf_mixture.models.mm_recommender.configuration_mm_recommender import MultiModalRecommenderConfig
+    from hf_mixture.models.mm_recommender.modeling_mm_recommender import MultiModalRecommender
     from hf_mixture.models.trajectory_moe.configuration_trajectory_moe import TrajectoryMoEConfig
     from hf_mixture.models.trajectory_moe.modeling_trajectory_moe import TrajectoryMoEModel
 
@@ -38,6 +40,8 @@ def register_model_types() -> None:
     AutoModel.register(MixerConfig, MixerForTrajectoryReconstruction, exist_ok=True)
     AutoConfig.register("mixture_of_thoughts", MixtureOfThoughtsConfig, exist_ok=True)
     AutoModelForCausalLM.register(MixtureOfThoughtsConfig, MixtureOfThoughtsForCausalLM, exist_ok=True)
+    AutoConfig.register("mm_recommender", MultiModalRecommenderConfig, exist_ok=True)
+    AutoModel.register(MultiModalRecommenderConfig, MultiModalRecommender, exist_ok=True)
     AutoConfig.register("trajectory_moe", TrajectoryMoEConfig, exist_ok=True)
     AutoModel.register(TrajectoryMoEConfig, TrajectoryMoEModel, exist_ok=True)
 
