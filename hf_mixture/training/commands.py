@@ -18,6 +18,7 @@ KEYS = {
     "plan --recipe": "layouts",
     "curate": "sources",
     "trajectories": "trajectories",
+    "unlearn": "backbones",
 }
 
 

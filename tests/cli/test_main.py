@@ -29,6 +29,7 @@ COMMANDS = {
     "trace",
     "train",
     "trajectories",
+    "unlearn",
     "upcycle",
 }
 

@@ -9,14 +9,14 @@ import torch
 
 
 def score(model: Any, user: int, item: int) -> torch.Tensor:
-    """p_u . q_i + m_u . (W f_i + b), with p and q propagated where the backbone does so."""
+    """p_u . q_i + m_u . W f_i, with p and q propagated where the backbone does so."""
     half = model.config.embedding_size
     if model.config.backbone == "vbpr":
         p, q = model.users.weight[user, :half], model.items.weight[item]
     else:
         rows = propagated(model)
         p, q = rows["user", user], rows["item", item]
-    visual = model.projection.weight @ model.features[item] + model.projection.bias
+    visual = model.projection.weight @ model.features[item]
     return (p * q).sum() + (model.users.weight[user, half:] * visual).sum()
 
 

@@ -49,11 +49,13 @@ class MultiModalRecommenderConfig(PreTrainedConfig):
         """Check what a model needs of its configuration.
 
         Raises:
-            ValueError: If a value is out of its range.
+            ValueError: If a value is out of its range, or the backbone is unknown.
         """
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}; raise it")
+        if self.backbone not in ("vbpr", "lightgcn_mm"):
+            raise ValueError(f"backbone={self.backbone!r} must be 'vbpr' or 'lightgcn_mm'; choose one of them")
         if not self.modality_sizes or any(size < 1 for size in self.modality_sizes.values()):
             raise ValueError(
                 f"modality_sizes={self.modality_sizes} must name at least one modality, each of at least 1 number"

@@ -67,7 +67,7 @@ class Tables(NamedTuple):
 class MultiModalRecommender(PreTrainedModel):
     """VBPR or a multimodal LightGCN (arXiv 1510.01784, 2002.02126), trained by BPR.
 
-    s(u, i) = p_u . q_i + m_u . (W f_i + b), with f_i the item's vectors of all modalities side by side.
+    s(u, i) = p_u . q_i + m_u . W f_i, with f_i the item's vectors of all modalities side by side.
     `"lightgcn_mm"` propagates p and q over the graph of interactions that `set_graph` gives; it is saved with the
     model. A row that lacks a modality has the mean of the items that have it.
 
@@ -100,7 +100,8 @@ class MultiModalRecommender(PreTrainedModel):
         super().__init__(config)
         self.users = nn.Embedding(config.num_users, 2 * config.embedding_size)
         self.items = nn.Embedding(config.num_items, config.embedding_size)
-        self.projection = nn.Linear(config.feature_size, config.embedding_size)
+        # A bias would add the same number to all scores of a user, and no loss of pairs could train it.
+        self.projection = nn.Linear(config.feature_size, config.embedding_size, bias=False)
         self.register_buffer("features", torch.zeros(config.num_items, config.feature_size))
         self.register_buffer(
             "has_modality", torch.zeros(config.num_items, len(config.modality_sizes), dtype=torch.bool)
@@ -114,8 +115,6 @@ class MultiModalRecommender(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding | nn.Linear):
             init.xavier_uniform_(module.weight)
-        if isinstance(module, nn.Linear):
-            init.zeros_(module.bias)
 
     def __getstate__(self) -> dict[str, Any]:
         # Sparse rows cannot be copied or pickled; they are made again from the graph.

@@ -32,7 +32,6 @@ def batch(data: Any) -> dict[str, torch.Tensor]:
 def test_scores_are_those_of_the_slow_twin(backbone: str) -> None:
     model, data = tiny(backbone)
     model.double()
-    torch.nn.init.normal_(model.projection.bias)
     # A user and an item without interactions.
     keep = (data.train.users != 3) & (data.train.items != data.train.items[0])
     model.set_graph(torch.from_numpy(data.train.users[keep]), torch.from_numpy(data.train.items[keep]))
@@ -186,6 +185,7 @@ def test_features_that_do_not_fit_are_refused(change: dict[str, torch.Tensor], m
         ({"modality_sizes": {}}, "modality_sizes"),
         ({"modality_sizes": {"image": 0}}, "modality_sizes"),
         ({"penalty": -1.0}, "penalty"),
+        ({"backbone": "mf"}, "backbone='mf' must be"),
         ({"num_propagation_layers": 0}, "num_propagation_layers"),
     ],
 )
