@@ -24,6 +24,7 @@ RECIPE_COMMANDS = (
     ["thoughts"],
     ["train"],
     ["trajectories"],
+    ["unlearn"],
     ["upcycle"],
 )
 
