@@ -117,7 +117,7 @@ class Interactions:
         )
 
     def starts(self) -> Ids:
-        """Where the pairs of each user begin [U + 1], as in a sparse matrix of compressed rows."""
+        """Return where the pairs of each user begin [U + 1], as in a sparse matrix of compressed rows."""
         return np.searchsorted(self.users, np.arange(self.num_users + 1))
 
 

@@ -111,6 +111,18 @@ def unlearn_saved(
     Raises:
         ValueError: If the request does not fit, or the interactions are not those that the last request left; the
             model has not been changed then.
+
+    Example:
+        >>> import tempfile
+        >>> from hf_mixture import UnlearningOptions, UnlearningRequest, unlearn_saved
+        >>> from hf_mixture.models.mm_recommender.synthetic import synthetic_recommender
+        >>> model, data = synthetic_recommender(num_users=20, num_items=15)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder + "/model")
+        ...     request, options = UnlearningRequest(users=[3]), UnlearningOptions(num_steps=0)
+        ...     entry = unlearn_saved(folder + "/model", data.train, request, options, salt=bytes(32))
+        >>> entry.kinds, entry.counts["forgotten"]
+        (['users'], 8)
     """
     place, options = Path(folder), options or UnlearningOptions()
     check_salt(salt)

@@ -30,8 +30,8 @@ def shard_of(users: Ids, num_shards: int) -> Ids:
     Example:
         >>> import numpy as np
         >>> from hf_mixture.models.mm_recommender.shards import shard_of
-        >>> np.bincount(shard_of(np.arange(1000), 4)).tolist()
-        [250, 250, 250, 250]
+        >>> bool(np.bincount(shard_of(np.arange(1000), 4)).min() > 200)
+        True
     """
     if num_shards < 2:
         raise ValueError(f"num_shards={num_shards} must be at least 2; raise it")
