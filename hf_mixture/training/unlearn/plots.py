@@ -58,7 +58,7 @@ def draw_trade_off(path: Path, cases: list[dict[str, Any]]) -> None:
             title=_title(case),
             xlabel="left to forget q (0 gold, 1 original)",
             ylabel="test recall / gold's (v)",
-            ylim=(0, None),
+            ylim=(0, 1.08 * max(1.0, original["v"], *(point["v"] for point in case["curve"]))),
         )
         panel.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()

@@ -69,7 +69,8 @@ def verdict(
     rivals = [_means(found) for other, found in others.items() if _family(other) in SIMPLER and other != name]
     # More utility than Gold's counts as Gold's, and a hundredth of it as nothing.
     better = all(
-        mean["q"] < rival["q"] and min(mean["v"], 1.0) >= min(rival["v"], 1.0) - NO_DIFFERENCE for rival in rivals
+        abs(mean["q"]) < abs(rival["q"]) and min(mean["v"], 1.0) >= min(rival["v"], 1.0) - NO_DIFFERENCE
+        for rival in rivals
     )
     partial = mean["q"] <= PARTIAL_Q and mean["v"] >= LEAST_V and mean["c"] <= MOST_C and better
     found = "full" if full else "partial" if partial else "failure"
