@@ -48,6 +48,7 @@ TINY = {
     "num_shards": [2],
     "num_sequential": 2,
     "seeds": [0, 1],
+    "k": 5,
 }
 
 
