@@ -24,8 +24,8 @@ class UnlearningOptions:
             the retain gradient; `"mask"`, the sum, with forgotten pairs moving only the rows of what was asked for;
             `"reset"`, new random rows for what was asked for, then the sum; `"refit"`, new random rows, and then only
             these are trained, on what is retained of them. Default: `"reset"`.
-        retain_weight: At least 0. Default: 0.9.
-        forget_weight: At least 0. Default: 0.1.
+        retain_weight: At least 0. Default: 1.0.
+        forget_weight: At least 0; after new random rows, more than 0 forgets beyond a retrained model. Default: 0.0.
         forget_loss: `"reverse_bpr"`, or `"gradient_ascent"` for comparison. Default: `"reverse_bpr"`.
         modality: What becomes of the modality vectors of forgotten items: `"remove"`, the mean of the other items
             takes their place; or `"keep"`. Default: `"remove"`.
@@ -51,8 +51,8 @@ class UnlearningOptions:
     """
 
     schedule: str = "reset"
-    retain_weight: float = 0.9
-    forget_weight: float = 0.1
+    retain_weight: float = 1.0
+    forget_weight: float = 0.0
     forget_loss: str = "reverse_bpr"
     modality: str = "remove"
     num_steps: int = 100

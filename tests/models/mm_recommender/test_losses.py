@@ -101,12 +101,13 @@ def test_projection_leaves_no_part_of_the_forget_gradient_against_the_retain_gra
 
 def test_schedules_weigh_by_step_and_phase() -> None:
     module = torch.nn.Linear(1, 1)
-    loss = UnlearningLoss(module, UnlearningOptions(schedule="alternate", retain_steps=2))
+    weights_of = {"retain_weight": 0.9, "forget_weight": 0.1}
+    loss = UnlearningLoss(module, UnlearningOptions(schedule="alternate", retain_steps=2, **weights_of))
     weights = []
     for loss.step in range(6):
         weights.append(loss.weights())
     assert weights == [(0.0, 0.1), (0.9, 0.0), (0.9, 0.0)] * 2
-    loss = UnlearningLoss(module, UnlearningOptions(schedule="two_phase", check_steps=1))
+    loss = UnlearningLoss(module, UnlearningOptions(schedule="two_phase", check_steps=1, **weights_of))
     assert loss.weights() == (0.0, 0.1)
     loss.forgets = False
     assert loss.weights() == (0.9, 0.0)
