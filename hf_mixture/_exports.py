@@ -96,6 +96,14 @@ EXPORTS: dict[str, str] = {
     "PoolingResNetConfig": "hf_mixture.models.pooling_supernet.configuration_pooling_resnet",
     "PoolingResNetForImageClassification": "hf_mixture.models.pooling_supernet.modeling_pooling_resnet",
     "SuperNetSearchCallback": "hf_mixture.models.pooling_supernet.search",
+    # recommenders that unlearn
+    "Interactions": "hf_mixture.models.mm_recommender.interactions",
+    "MultiModalRecommender": "hf_mixture.models.mm_recommender.modeling_mm_recommender",
+    "MultiModalRecommenderConfig": "hf_mixture.models.mm_recommender.configuration_mm_recommender",
+    "UnlearningOptions": "hf_mixture.models.mm_recommender.options",
+    "UnlearningRequest": "hf_mixture.models.mm_recommender.requests",
+    "unlearn": "hf_mixture.models.mm_recommender.training",
+    "unlearn_saved": "hf_mixture.models.mm_recommender.journal",
     # latent classes of growth curves
     "TrajectoryMoEConfig": "hf_mixture.models.trajectory_moe.configuration_trajectory_moe",
     "TrajectoryMoEModel": "hf_mixture.models.trajectory_moe.modeling_trajectory_moe",

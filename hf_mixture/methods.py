@@ -136,7 +136,8 @@ _METHODS: tuple[MethodInfo, ...] = (
         name="MMRecUn",
         kind="models",
         paper="MMRecUn, arXiv 2405.15328",
-        plug_point="MultiModalRecommender.from_pretrained(...)",
+        plug_point="MultiModalRecommender.from_pretrained(...); unlearn(model, interactions, request)",
+        status="available",
     ),
     MethodInfo(
         name="TaskExpert",

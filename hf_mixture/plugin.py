@@ -39,6 +39,7 @@ def register_model_types() -> None:
     from hf_mixture.models.matsim.image_processing_matsim import MatSimImageProcessor
     from hf_mixture.models.matsim.modeling_matsim import MatSimModel
     """Register `knn_embed`, `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
+    """Register `mixer`, `mixture_of_thoughts`, `mm_recommender` and `trajectory_moe` as types of models."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     from hf_mixture.models.knn_embed.configuration_knn_embed import KnnEmbedConfig
@@ -54,6 +55,8 @@ def register_model_types() -> None:
         PoolingResNetBackbone,
         PoolingResNetForImageClassification,
     )
+    from hf_mixture.models.mm_recommender.configuration_mm_recommender import MultiModalRecommenderConfig
+    from hf_mixture.models.mm_recommender.modeling_mm_recommender import MultiModalRecommender
     from hf_mixture.models.trajectory_moe.configuration_trajectory_moe import TrajectoryMoEConfig
     from hf_mixture.models.trajectory_moe.modeling_trajectory_moe import TrajectoryMoEModel
 
@@ -71,6 +74,8 @@ def register_model_types() -> None:
     AutoConfig.register("pooling_resnet", PoolingResNetConfig, exist_ok=True)
     AutoBackbone.register(PoolingResNetConfig, PoolingResNetBackbone, exist_ok=True)
     AutoModelForImageClassification.register(PoolingResNetConfig, PoolingResNetForImageClassification, exist_ok=True)
+    AutoConfig.register("mm_recommender", MultiModalRecommenderConfig, exist_ok=True)
+    AutoModel.register(MultiModalRecommenderConfig, MultiModalRecommender, exist_ok=True)
     AutoConfig.register("trajectory_moe", TrajectoryMoEConfig, exist_ok=True)
     AutoModel.register(TrajectoryMoEConfig, TrajectoryMoEModel, exist_ok=True)
 

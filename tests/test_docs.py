@@ -35,6 +35,7 @@ DOCUMENTS = (
     "docs/knn_embed.md",
     "docs/mixer.md",
     "docs/mixture_of_thoughts.md",
+    "docs/mmrecun.md",
     "docs/mote.md",
     "docs/ppp.md",
     "docs/sparse_models.md",

@@ -21,6 +21,7 @@ KEYS = {
     "curate": "sources",
     "retrieve": "interactions",
     "trajectories": "trajectories",
+    "unlearn": "backbones",
 }
 
 

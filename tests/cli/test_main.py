@@ -32,6 +32,7 @@ COMMANDS = {
     "trace",
     "train",
     "trajectories",
+    "unlearn",
     "upcycle",
 }
 

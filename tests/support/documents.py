@@ -26,6 +26,7 @@ RECIPE_COMMANDS = (
     ["thoughts"],
     ["train"],
     ["trajectories"],
+    ["unlearn"],
     ["upcycle"],
 )
 

@@ -1,0 +1,1 @@
+"""Multimodal recommenders that can unlearn users, items, interactions and modalities (MMRecUn)."""
