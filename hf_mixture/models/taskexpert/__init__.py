@@ -1,0 +1,1 @@
+"""TaskExpert: multi-task dense prediction by experts that dynamic gates assemble for each task, with a feature memory."""
