@@ -73,6 +73,16 @@ EXPORTS: dict[str, str] = {
     "MixtureOfThoughtsProcessor": "hf_mixture.models.mixture_of_thoughts.processing_mixture_of_thoughts",
     "load_dynamics": "hf_mixture.models.mixer.dynamics",
     "score_experts": "hf_mixture.models.mixture_of_thoughts.data_collator",
+    # dense prediction of several tasks
+    "GateReadout": "hf_mixture.models.taskexpert.readouts",
+    "TaskExpertConfig": "hf_mixture.models.taskexpert.configuration_taskexpert",
+    "TaskExpertForMultiTaskVision": "hf_mixture.models.taskexpert.modeling_taskexpert",
+    "TaskExpertImageProcessor": "hf_mixture.models.taskexpert.image_processing_taskexpert",
+    "TaskExpertTrainer": "hf_mixture.models.taskexpert.trainer",
+    "TaskLossCallback": "hf_mixture.models.taskexpert.trainer",
+    "collate_scenes": "hf_mixture.models.taskexpert.data_collator",
+    "load_scenes": "hf_mixture.data.images.scenes",
+    "read_gates": "hf_mixture.models.taskexpert.readouts",
     # latent classes of growth curves
     "TrajectoryMoEConfig": "hf_mixture.models.trajectory_moe.configuration_trajectory_moe",
     "TrajectoryMoEModel": "hf_mixture.models.trajectory_moe.modeling_trajectory_moe",

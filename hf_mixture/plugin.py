@@ -24,13 +24,17 @@ def register_peft_types() -> None:
 
 
 def register_model_types() -> None:
-    """Register `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    """Register `mixer`, `mixture_of_thoughts`, `taskexpert` and `trajectory_moe` as model types of transformers."""
+    from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM
 
     from hf_mixture.models.mixer.configuration_mixer import MixerConfig
     from hf_mixture.models.mixer.modeling_mixer import MixerForTrajectoryReconstruction
     from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import MixtureOfThoughtsConfig
     from hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts import MixtureOfThoughtsForCausalLM
+    from hf_mixture.models.taskexpert.configuration_taskexpert import TaskExpertConfig
+    from hf_mixture.models.taskexpert.image_processing_taskexpert import TaskExpertImageProcessor
+    from hf_mixture.models.taskexpert.mobilenet_v2_backbone import MobileNetV2Backbone, MobileNetV2BackboneConfig
+    from hf_mixture.models.taskexpert.modeling_taskexpert import TaskExpertForMultiTaskVision
     from hf_mixture.models.trajectory_moe.configuration_trajectory_moe import TrajectoryMoEConfig
     from hf_mixture.models.trajectory_moe.modeling_trajectory_moe import TrajectoryMoEModel
 
@@ -38,6 +42,13 @@ def register_model_types() -> None:
     AutoModel.register(MixerConfig, MixerForTrajectoryReconstruction, exist_ok=True)
     AutoConfig.register("mixture_of_thoughts", MixtureOfThoughtsConfig, exist_ok=True)
     AutoModelForCausalLM.register(MixtureOfThoughtsConfig, MixtureOfThoughtsForCausalLM, exist_ok=True)
+    AutoConfig.register("mobilenet_v2_backbone", MobileNetV2BackboneConfig, exist_ok=True)
+    AutoBackbone.register(MobileNetV2BackboneConfig, MobileNetV2Backbone, exist_ok=True)
+    AutoConfig.register("taskexpert", TaskExpertConfig, exist_ok=True)
+    AutoImageProcessor.register(
+        TaskExpertConfig, image_processor_classes={"pil": TaskExpertImageProcessor}, exist_ok=True
+    )
+    AutoModel.register(TaskExpertConfig, TaskExpertForMultiTaskVision, exist_ok=True)
     AutoConfig.register("trajectory_moe", TrajectoryMoEConfig, exist_ok=True)
     AutoModel.register(TrajectoryMoEConfig, TrajectoryMoEModel, exist_ok=True)
 

@@ -1,4 +1,4 @@
-"""Metrics of routing, as `evaluate` modules: one folder each, which is also a Space as it stands."""
+"""Metrics of routing and of dense prediction, as `evaluate` modules: one folder each, which is also a Space as it stands."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ from hf_mixture._extras import require
 if TYPE_CHECKING:
     import evaluate
 
-METRICS = ("moe_load", "moe_specialisation", "router_drift", "capacity_drop_rate")
+METRICS = (
+    "capacity_drop_rate",
+    "depth_rmse",
+    "edges_odsf",
+    "moe_load",
+    "moe_specialisation",
+    "normals_mean_angle",
+    "router_drift",
+    "saliency_maxf",
+    "segmentation_miou",
+)
 
 
 def load_metric(name: str, **options: Any) -> evaluate.Metric:
     """Load one of the packaged metrics; nothing is downloaded.
 
     Args:
-        name: `"moe_load"`, `"moe_specialisation"`, `"router_drift"` or `"capacity_drop_rate"`.
+        name: One of `METRICS`, for example `"moe_load"` or `"segmentation_miou"`.
         options: Options of `evaluate.load`, such as `experiment_id`.
 
     Returns:

@@ -88,7 +88,12 @@ class TaskExpertConfig(PreTrainedConfig):
     edge_positive_weight: float | None = 0.95
     ignore_value: int = 255
     # Maps are shaped like images; what else the model returns is not.
-    keys_to_ignore_at_inference = ("task_losses", "gate_scores", "router_logits", "memory")
+    keys_to_ignore_at_inference = [  # noqa: RUF012 - an attribute of transformers
+        "task_losses",
+        "gate_scores",
+        "router_logits",
+        "memory",
+    ]
 
     def check(self) -> None:
         """Check what a model needs of its configuration.

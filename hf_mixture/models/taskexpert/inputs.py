@@ -52,7 +52,7 @@ def check_labels(
         config: The configuration.
 
     Raises:
-        ValueError: If there is such a fault.
+        ValueError: If there is such a fault, or on a CPU if a map has a class that the model has not.
     """
     for where, given in (("labels", labels), ("task_masks", masks)):
         for task in given:
@@ -69,8 +69,22 @@ def check_labels(
                 f"labels[{task!r}] has the shape {tuple(label.shape)}; for images of {tuple(pixel_values.shape)} it "
                 f"must be {wanted}"
             )
+        # On an accelerator the values would have to be waited for.
+        if TASKS[task].kind in ("class", "binary") and label.device.type == "cpu":
+            _check_classes(task, label, config)
     for task, mask in masks.items():
         if mask.dtype != torch.bool or tuple(mask.shape) != (number,):
             raise ValueError(
                 f"task_masks[{task!r}] is {mask.dtype} of the shape {tuple(mask.shape)}; give {number} booleans"
             )
+
+
+def _check_classes(task: str, label: Tensor, config: TaskExpertConfig) -> None:
+    number = 2 if TASKS[task].kind == "binary" else config.num_channels_of(task)
+    wrong = (label != config.ignore_value) & ((label < 0) | (label >= number))
+    if wrong.any():
+        row = int(wrong.flatten(1).any(dim=1).nonzero()[0])
+        raise ValueError(
+            f"row {row}: labels[{task!r}] has the class {int(label[wrong][0])}; the model has {number} classes from 0, and "
+            f"{config.ignore_value} for pixels without one"
+        )

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
+from hf_mixture._compat.checkpoints import load_converted_weights
 from hf_mixture._compat.transformers import extend_logs
 from hf_mixture.models.taskexpert.losses import count_labels, mask_labels, sum_counts
 from hf_mixture.models.taskexpert.modeling_taskexpert import TaskExpertOutput
@@ -18,7 +20,9 @@ class TaskExpertTrainer(Trainer):
 
     The loss of a task is a mean over the pixels that have a label. Batches that are accumulated, and processes, may
     have unequally many, or none. This class counts them over all batches of a step and all processes, so that
-    accumulation changes nothing. The stock `Trainer` works too, and averages the means of batches.
+    accumulation changes nothing. The stock `Trainer` works too, and averages the means of batches. It also resumes
+    backbones whose weights have other names in files than in the model, as those of DINOv2, which the stock one leaves
+    as they are without a word.
 
     Args:
         args: As of `Trainer`.
@@ -43,6 +47,23 @@ class TaskExpertTrainer(Trainer):
         {'train_runtime': ...}
         2
     """
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train, or continue a training.
+
+        Args:
+            resume_from_checkpoint: A checkpoint, or True for the last one of the output folder.
+            kwargs: As of `Trainer.train`.
+
+        Returns:
+            As of `Trainer.train`.
+        """
+        place = resume_from_checkpoint
+        if place is True:
+            place = get_last_checkpoint(self.args.output_dir)
+        if place:
+            load_converted_weights(self.model, str(place))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Take the batches of an optimizer step, and count their labels by task.
