@@ -17,6 +17,7 @@ KEYS = {
     "mixer": "collections",
     "plan --recipe": "layouts",
     "curate": "sources",
+    "taskexpert": "scenes",
     "trajectories": "trajectories",
 }
 
