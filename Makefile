@@ -73,8 +73,9 @@ recipes: $(STAMP)
 	$(BIN)/hf-mixture spread run moe_fssdp --resume
 	$(BIN)/hf-mixture thoughts mot_domains --resume
 	$(BIN)/hf-mixture mixer mixer_odebench --resume
+	$(BIN)/hf-mixture taskexpert taskexpert_scenes --resume
 	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
-		runs/mixer_odebench
+		runs/mixer_odebench runs/taskexpert_scenes
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)

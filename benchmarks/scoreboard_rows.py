@@ -302,6 +302,18 @@ def dynamics_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def dense_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "system": row["system"],
+            "parameters": f"{row['parameters']:,}",
+            **{task: f"{sum(values) / len(values):.3g}" for task, values in row["test"].items()},
+            f"gain over {result['baseline']}, by seed": ", ".join(f"{gain:+.1f} %" for gain in row["delta_m"]),
+        }
+        for row in result["rows"]
+    ]
+
+
 def edits_rows(result: dict[str, Any]) -> Rows:
     from hf_mixture.moe.mote.evaluation import result_row
 
@@ -425,5 +437,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "trajectories": ("Latent classes of growth curves, 20 starts", trajectory_rows),
     "mixer": ("MixER: a training step of all environments at once / in other ways", mixer_rows),
     "mixer_odebench": ("Four families of differential equations, and one; an error for each seed", dynamics_rows),
+    "taskexpert_scenes": (
+        "Six maps of procedural scenes: mIoU, mIoU, maxF, degrees (lower is better), odsF, metres (lower is better)",
+        dense_rows,
+    ),
     "import": ("Start of a process", import_rows),
 }

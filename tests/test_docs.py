@@ -36,6 +36,7 @@ DOCUMENTS = (
     "docs/mote.md",
     "docs/ppp.md",
     "docs/sparse_models.md",
+    "docs/taskexpert.md",
     "docs/trajectories.md",
 )
 PUBLIC = [name for name in hf_mixture.__all__ if not name.startswith("__")]

@@ -1,4 +1,4 @@
-"""Metrics of routing and of dense prediction, as `evaluate` modules: one folder each, which is also a Space as it stands."""
+"""Metrics of routing and dense prediction, as `evaluate` modules: one folder each, which is a Space as it stands."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "plan",
     "simulate-ep",
     "spread",
+    "taskexpert",
     "thoughts",
     "trace",
     "train",

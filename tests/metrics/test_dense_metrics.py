@@ -36,7 +36,9 @@ def test_miou_against_loops(metrics: dict[str, Any]) -> None:
                 either += label in (p, t)
         ious.append(both / either if either else None)
     for image in range(3):
-        metrics["segmentation_miou"].add_batch(predictions=predicted[image : image + 1], references=true[image : image + 1])
+        metrics["segmentation_miou"].add_batch(
+            predictions=predicted[image : image + 1], references=true[image : image + 1]
+        )
     found = metrics["segmentation_miou"].compute(num_classes=5)
     assert found["iou_by_class"] == pytest.approx(ious)
     # The fifth class occurs nowhere.
@@ -80,7 +82,9 @@ def test_angles(metrics: dict[str, Any]) -> None:
     found = metric.compute(predictions=predicted, references=true)
     assert found == pytest.approx({"mean_angle": np.mean(slow), "median_angle": np.median(slow)}, rel=1e-4)
     # Length does not matter.
-    assert metric.compute(predictions=7 * predicted, references=true)["mean_angle"] == pytest.approx(np.mean(slow), rel=1e-4)
+    assert metric.compute(predictions=7 * predicted, references=true)["mean_angle"] == pytest.approx(
+        np.mean(slow), rel=1e-4
+    )
     flat = np.zeros((1, 3, 1, 3))
     flat[0, 2] = 1
     other = flat.copy()

@@ -21,6 +21,7 @@ RECIPE_COMMANDS = (
     ["mote", "run"],
     ["mwq", "run"],
     ["spread", "run"],
+    ["taskexpert"],
     ["thoughts"],
     ["train"],
     ["trajectories"],

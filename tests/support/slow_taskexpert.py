@@ -31,7 +31,9 @@ def forward(model: Any, image: Tensor) -> tuple[dict[str, Tensor], list[dict[str
             memory = model.first_memory[task](maps[0][None])[0]
         else:
             memory = model.first_memory[task][:, None, None].repeat(1, *grid)
-        for number, (projection, level, features) in enumerate(zip(model.projections, model.levels, maps, strict=True)):
+        for number, (projection, level, features) in enumerate(
+            zip(model.projections, model.levels, maps, strict=True)
+        ):
             x = F.interpolate(projection(features[None]), size=grid, mode="bilinear", align_corners=False)[0]
             gate = level.gates[task].classifier
             context = [float(channel.detach().sum() / channel.numel()) for channel in (*x, *memory)]
@@ -52,7 +54,9 @@ def forward(model: Any, image: Tensor) -> tuple[dict[str, Tensor], list[dict[str
     return logits, gates
 
 
-def loss(task: str, logits: Tensor, labels: Tensor, ignore_value: int = 255, edge_weight: float | None = 0.95) -> float:
+def loss(
+    task: str, logits: Tensor, labels: Tensor, ignore_value: int = 255, edge_weight: float | None = 0.95
+) -> float:
     """A loss by loops over pixels."""
     pixels = []
     for image in range(len(logits)):

@@ -22,7 +22,12 @@ def resnet(**fields: Any) -> ResNetConfig:
 
 def dinov2() -> Dinov2Config:
     return Dinov2Config(
-        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=SIZE, patch_size=8, out_indices=[1, 2, 3]
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=SIZE,
+        patch_size=8,
+        out_indices=[1, 2, 3],
     )
 
 

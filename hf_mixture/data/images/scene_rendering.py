@@ -1,7 +1,7 @@
 """Ray casting of small scenes with exact labels: two walls of a room, and spheres, boxes and panels in it.
 
-The camera is at the origin, x to the right, y up, z towards the viewer, so that visible points have z < 0. A ray through
-a pixel is t (x, y, -1): t is the depth along the optical axis, in metres. Letters: H = W pixels, S surfaces.
+The camera is at the origin, x to the right, y up, z towards the viewer, so that visible points have z < 0. A ray
+through a pixel is t (x, y, -1): t is the depth along the optical axis, in metres. Letters: H = W pixels.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def render_scene(image_size: int, domain: int, generator: Any) -> dict[str, Any]
     """Draw a scene at random, with the labels of six tasks.
 
     Surfaces have random colours. In the domain `checks` they are chequered and the light comes from the left; in
-    `stripes` they are striped, the light comes from the right and the image is darker and noisy: the same shading means
-    the opposite slope.
+    `stripes` they are striped, the light comes from the right and the image is darker and noisy: the same shading
+    means the opposite slope.
 
     Args:
         image_size: H, at least 8.
@@ -151,8 +151,8 @@ def render_scene(image_size: int, domain: int, generator: Any) -> dict[str, Any]
 
     Returns:
         `image` uint8 [H, W, 3]; `semseg`, `parts`, `saliency` and `edges` uint8 [H, W]; `normals` float32 [3, H, W];
-        `depth` float32 [H, W], in metres. Salient is the object with the most pixels; an edge is a pixel whose right or
-        lower neighbour is on another face.
+        `depth` float32 [H, W], in metres. Salient is the object with the most pixels; an edge is a pixel whose right
+        or lower neighbour is on another face.
     """
     directions = rays(image_size)
     while True:

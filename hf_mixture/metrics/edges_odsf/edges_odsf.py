@@ -14,15 +14,15 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 _DESCRIPTION = """
 F measure of predicted edges at the threshold that is best for the whole data set (ODS). At each threshold predictions
-are thinned to lines of one pixel, and matched with true edge pixels one to one, as many as possible, within a distance.
-Precision is the matched share of predicted pixels, recall that of true ones, both over the whole data set.
+are thinned to lines of one pixel, and matched with true edge pixels one to one, as many as possible, within a
+distance. Precision is the matched share of predicted pixels, recall that of true ones, both over the whole data set.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions (list of [H, W] of float): Probabilities of being an edge, from 0 to 1.
     references (list of [H, W] of int): 1 for edge pixels, 0 for others.
-    max_distance (float): Largest distance of a match, as a share of the image's diagonal. Default: 0.0075, that of BSDS.
+    max_distance (float): Largest distance of a match, as a share of the image's diagonal. Default: 0.0075, as BSDS.
     num_thresholds (int): Thresholds are the multiples of 1 / (n + 1). Default: 99.
     thin (bool): Whether predictions are thinned. Default: True.
     ignore_value (int): Label of pixels that do not count. Default: 255.
@@ -60,7 +60,9 @@ def thin_lines(edges: Any) -> Any:
             neighbours = np.minimum(np.sum(of_sides, axis=0), np.sum(of_corners, axis=0))
             crossings = np.sum([~around[k] & (around[k + 1] | around[(k + 2) % 8]) for k in range(0, 8, 2)], axis=0)
             n, ne, e, se = (around[(side + k) % 8] for k in range(4))
-            removed = thinned[middle] & (crossings == 1) & (neighbours >= 2) & (neighbours <= 3) & ~((n | ne | ~se) & e)
+            removed = (
+                thinned[middle] & (crossings == 1) & (neighbours >= 2) & (neighbours <= 3) & ~((n | ne | ~se) & e)
+            )
             thinned[middle] &= ~removed
             changed |= bool(removed.any())
     return thinned[middle]
@@ -79,7 +81,7 @@ def num_matches(predicted: Any, true: Any, distance: float) -> int:
         for dx in range(-reach, reach + 1):
             if dy * dy + dx * dx > distance * distance:
                 continue
-            moved = places + (dy, dx)
+            moved = places + np.array([dy, dx])
             inside = ((moved >= 0) & (moved < true.shape)).all(axis=1)
             found = number_of[tuple(moved[inside].T)]
             rows.append(np.flatnonzero(inside)[found >= 0])
@@ -109,6 +111,7 @@ class EdgesOdsf(evaluate.Metric):
         self,
         predictions: list[Any],
         references: list[Any],
+        *,
         max_distance: float = 0.0075,
         num_thresholds: int = 99,
         thin: bool = True,

@@ -25,7 +25,8 @@ Returns:
     median_angle: The median.
 Examples:
     >>> metric = evaluate.load("normals_mean_angle")
-    >>> metric.compute(predictions=[[[[2.0]], [[0.0]], [[0.0]]]], references=[[[[0.0]], [[1.0]], [[0.0]]]])["mean_angle"]
+    >>> found = metric.compute(predictions=[[[[2.0]], [[0.0]], [[0.0]]]], references=[[[[0.0]], [[1.0]], [[0.0]]]])
+    >>> found["mean_angle"]
     90.0
 """
 
@@ -39,8 +40,7 @@ def angles(prediction: Any, reference: Any, ignore_value: int) -> Any:
     predicted, true = predicted[:, counted], true[:, counted]
     if not (np.linalg.norm(true, axis=0) > 0).all():
         raise ValueError(f"references has normals of length 0; give such pixels the value {ignore_value}")
-    # The arc tangent is exact where vectors are all but parallel, and where the prediction is 0 it gives 0: such a pixel
-    # counts as a right angle.
+    # The arc tangent is exact where vectors are all but parallel. A prediction of 0 counts as a right angle.
     across, along = np.linalg.norm(np.cross(predicted, true, axis=0), axis=0), (predicted * true).sum(axis=0)
     return np.degrees(np.where((across == 0) & (along == 0), np.pi / 2, np.arctan2(across, along)))
 

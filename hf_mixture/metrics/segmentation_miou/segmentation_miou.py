@@ -11,8 +11,8 @@ import numpy as np
 
 
 _DESCRIPTION = """
-Mean intersection over union of predicted class maps: for each class, the pixels where prediction and label both have it,
-divided by those where either has it, over the whole data set; the mean over classes.
+Mean intersection over union of predicted class maps: for each class, the pixels where prediction and label both have
+it, divided by those where either has it, over the whole data set; the mean over classes.
 """
 
 _KWARGS_DESCRIPTION = """

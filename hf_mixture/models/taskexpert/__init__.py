@@ -1,1 +1,1 @@
-"""TaskExpert: multi-task dense prediction by experts that dynamic gates assemble for each task, with a feature memory."""
+"""TaskExpert: dense prediction of several tasks by experts that gates assemble, with a memory for each task."""

@@ -128,8 +128,8 @@ class TaskExpertConfig(PreTrainedConfig):
             raise ValueError(f"gate_momentum={self.gate_momentum} must be above 0 and at most 1; change it")
         if self.edge_positive_weight is not None and not 0 < self.edge_positive_weight < 1:
             raise ValueError(
-                f"edge_positive_weight={self.edge_positive_weight} must be above 0 and below 1; or None, for the share "
-                "of the batch"
+                f"edge_positive_weight={self.edge_positive_weight} must be above 0 and below 1; or None, for the "
+                "share of the batch"
             )
         if not max(self.num_semseg_labels, self.num_parts_labels, 2) <= self.ignore_value:
             raise ValueError(

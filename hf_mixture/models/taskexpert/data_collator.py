@@ -18,8 +18,8 @@ def collate_scenes(rows: Sequence[Mapping[str, Any]], *, ignore_value: int = 255
     """Make a batch; a task that some rows lack is masked there, and one that all lack is left out.
 
     Args:
-        rows: Rows with `pixel_values` [channels, H, W], and `labels`, a mapping from task to a map [H, W], or [3, H, W]
-            for normals, or None.
+        rows: Rows with `pixel_values` [channels, H, W], and `labels`, a mapping from task to a map [H, W], or
+            [3, H, W] for normals, or None.
         ignore_value: Value of label maps that are missing.
 
     Returns:

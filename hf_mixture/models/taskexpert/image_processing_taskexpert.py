@@ -52,7 +52,7 @@ class TaskExpertImageProcessor(BaseImageProcessor):
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - an attribute of transformers
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - as image processors of transformers
         self,
         do_resize: bool = True,
         size: Mapping[str, int] | None = None,
@@ -123,7 +123,10 @@ class TaskExpertImageProcessor(BaseImageProcessor):
             from hf_mixture.models.taskexpert.data_collator import collate_scenes
 
             batch = collate_scenes(
-                [{"pixel_values": p, "labels": s.labels} for p, s in zip(values["pixel_values"], samples, strict=True)],
+                [
+                    {"pixel_values": p, "labels": s.labels}
+                    for p, s in zip(values["pixel_values"], samples, strict=True)
+                ],
                 ignore_value=self.ignore_value,
             )
             if return_tensors == "pt":

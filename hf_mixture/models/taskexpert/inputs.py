@@ -85,6 +85,6 @@ def _check_classes(task: str, label: Tensor, config: TaskExpertConfig) -> None:
     if wrong.any():
         row = int(wrong.flatten(1).any(dim=1).nonzero()[0])
         raise ValueError(
-            f"row {row}: labels[{task!r}] has the class {int(label[wrong][0])}; the model has {number} classes from 0, and "
-            f"{config.ignore_value} for pixels without one"
+            f"row {row}: labels[{task!r}] has the class {int(label[wrong][0])}; there are {number} classes from 0, "
+            f"and {config.ignore_value} for pixels without one"
         )

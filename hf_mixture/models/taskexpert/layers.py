@@ -89,7 +89,7 @@ class GateOutput(NamedTuple):
 class Gate(nn.Module):
     """Softmax of a linear map of the mean features and the mean memory, over E experts and the memory.
 
-    With `gate="batch_mean"`, the mean of the batch stands for each image in training, and a running mean in evaluation.
+    With `gate="batch_mean"`, the mean of the batch stands for each image in training, a running mean in evaluation.
 
     Args:
         config: The configuration.

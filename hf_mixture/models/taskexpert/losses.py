@@ -81,8 +81,8 @@ def task_loss(
         task: Name of the task.
         logits: [B, C, H, W].
         labels: [B, H, W], or [B, 3, H, W] for normals.
-        counts: Counts as of `count_labels` to normalise by, such as those of all batches of an optimizer step. Default:
-            those of `labels`.
+        counts: Counts as of `count_labels` to normalise by, such as those of all batches of an optimizer step.
+            Default: those of `labels`.
         ignore_value: Label of pixels that do not count.
         edge_positive_weight: w; None takes the share of other pixels.
 

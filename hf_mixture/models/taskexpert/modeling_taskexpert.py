@@ -87,6 +87,7 @@ class TaskExpertForMultiTaskVision(PreTrainedModel):
         self.backbone = AutoBackbone.from_config(config.backbone_config)
         channels = self.backbone.channels
         self.projections = nn.ModuleList(nn.Conv2d(number, config.expert_size, 1) for number in channels)
+        self.first_memory: nn.ModuleDict | nn.ParameterDict
         if config.memory_init == "learned":
             self.first_memory = nn.ParameterDict(
                 {task: nn.Parameter(torch.zeros(config.expert_size)) for task in config.tasks}
@@ -150,12 +151,12 @@ class TaskExpertForMultiTaskVision(PreTrainedModel):
 
         Args:
             pixel_values: Images [B, channels, H, W].
-            labels: Label maps by task: [B, H, W], or [B, 3, H, W] for normals. Tasks that the batch lacks are left out.
+            labels: Label maps by task: [B, H, W], or [B, 3, H, W] for normals. Tasks that the batch lacks are out.
             task_masks: Booleans [B] by task, False for images without labels of this task. Default: all True.
             output_router_logits: Whether to return the logits of the gates.
             output_hidden_states: Whether to return the last memory.
-            num_items_in_batch: Counts of labels by task (`count_labels`) of all batches of an optimizer step, to divide
-                by. `TaskExpertTrainer` gives them. Default: those of this batch.
+            num_items_in_batch: Counts of labels by task (`count_labels`) of all batches of an optimizer step, to
+                divide by. `TaskExpertTrainer` gives them. Default: those of this batch.
             return_dict: Whether to return a `TaskExpertOutput`. Default: as the configuration says.
 
         Returns:
@@ -207,7 +208,7 @@ class TaskExpertForMultiTaskVision(PreTrainedModel):
 
     def _begin(self, features: Tensor) -> dict[str, Tensor]:
         """The first memory of each task, made anew for each batch."""
-        if self.config.memory_init == "feature":
+        if isinstance(self.first_memory, nn.ModuleDict):
             return {task: projection(features) for task, projection in self.first_memory.items()}
         shape = (len(features), -1, *features.shape[2:])
         return {task: vector.view(1, -1, 1, 1).expand(shape) for task, vector in self.first_memory.items()}

@@ -40,9 +40,8 @@ class TaskExpertTrainer(Trainer):
         ...         folder, max_steps=2, report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no",
         ...         gradient_accumulation_steps=2, per_device_train_batch_size=2,
         ...     )
-        ...     trainer = TaskExpertTrainer(
-        ...         TaskExpertForMultiTaskVision(config), arguments, train_dataset=[row] * 8, data_collator=collate_scenes
-        ...     )
+        ...     model = TaskExpertForMultiTaskVision(config)
+        ...     trainer = TaskExpertTrainer(model, arguments, train_dataset=[row] * 8, data_collator=collate_scenes)
         ...     trainer.train().global_step  # doctest: +ELLIPSIS
         {'train_runtime': ...}
         2

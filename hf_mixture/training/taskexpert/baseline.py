@@ -1,4 +1,4 @@
-"""A decoder without experts: one trunk that all tasks share, with as many parameters as experts, gates and memory have.
+"""A decoder without experts: one trunk that all tasks share, with as many parameters as experts, gates and memory.
 
 Letters: B images, L levels, D channels of a level, W channels inside, h x w positions.
 """

@@ -16,7 +16,7 @@ from hf_mixture.training.taskexpert.recipe import TaskExpertRecipe
 
 
 def conclude(
-    recipe: TaskExpertRecipe, journal: Journal, rows: SceneRows, scenes: Any, processor: Any, command: str
+    recipe: TaskExpertRecipe, journal: Journal, rows: SceneRows, scenes: Any, *, processor: Any, command: str
 ) -> dict[str, Any]:
     """Compare the systems, write what a finished run leaves, and print the table.
 
@@ -107,6 +107,6 @@ def _verdicts(recipe: TaskExpertRecipe, rows: list[dict[str, Any]]) -> list[str]
         found.append(
             f"{name} against {recipe.baseline}: the mean task improvement is {statistics.median(gains):+.2f} % in the "
             f"median of {len(gains)} seed{'s' * (len(gains) > 1)} ({', '.join(f'{gain:+.2f}' for gain in gains)}), "
-            f"above 0 in {sum(gain > 0 for gain in gains)}; it has {row['parameters'] / of_baseline - 1:+.2%} parameters."
+            f"above 0 in {sum(gain > 0 for gain in gains)}; parameters {row['parameters'] / of_baseline - 1:+.2%}."
         )
     return found

@@ -163,7 +163,9 @@ def resolve_taskexpert(
     if recipe.candidates[recipe.publish].decoder != "experts":
         raise ValueError(f'publish={recipe.publish!r} has no experts; name a candidate of decoder "experts"')
     check_seeds(recipe.seeds)
-    check_least({f"scenes.{key}": (value, 1) for key, value in dataclasses.asdict(recipe.scenes).items() if key != "seed"})
+    check_least(
+        {f"scenes.{key}": (value, 1) for key, value in dataclasses.asdict(recipe.scenes).items() if key != "seed"}
+    )
     check_least({"scenes.image_size": (recipe.scenes.image_size, 8), "scenes.seed": (recipe.scenes.seed, 0)})
     check_least(
         {
@@ -198,7 +200,9 @@ def _check_models(recipe: TaskExpertRecipe) -> None:
     check_names(recipe.model, known, "model")
     for name, candidate in recipe.candidates.items():
         if candidate.decoder not in DECODERS:
-            raise ValueError(f"candidates.{name}.decoder is {candidate.decoder!r}; choose one of {', '.join(DECODERS)}")
+            raise ValueError(
+                f"candidates.{name}.decoder is {candidate.decoder!r}; choose one of {', '.join(DECODERS)}"
+            )
         check_names(candidate.model, known, f"candidates.{name}.model")
         try:
             TaskExpertConfig(**recipe.model | candidate.model).check()

@@ -45,8 +45,8 @@ def body(results: Mapping[str, Any]) -> str:
     lines = [
         markdown_table(rows_of(results)),
         "",
-        f"Scores on test scenes, mean and half the range over seeds {', '.join(map(str, results['seeds']))}. Δm is the "
-        "mean over tasks of the relative change to the better. Arrows say what is better.",
+        f"Scores on test scenes, mean and half the range over seeds {', '.join(map(str, results['seeds']))}. Δm is "
+        "the mean over tasks of the relative change to the better. Arrows say what is better.",
         "",
         *(f"- {verdict}" for verdict in results["verdicts"]),
         "",
@@ -104,8 +104,8 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
         "",
         "## Training data",
         "",
-        "Scenes of `hf_mixture.load_scenes`, ray-cast from a seed, with exact labels. Not real images: the model is of no "
-        "use for photographs.",
+        "Scenes of `hf_mixture.load_scenes`, ray-cast from a seed, with exact labels. Not real images: the model is "
+        "of no use for photographs.",
     ]
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n").save(folder / "README.md")
 

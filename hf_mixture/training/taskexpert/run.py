@@ -51,9 +51,9 @@ def taskexpert_recipe(
         part = part_of(name, seed)
         if part not in journal.finished:
             print(f"\n== {part}", flush=True)
-            journal.finish(part, _train(recipe, journal, rows, name, seed, backbone))
+            journal.finish(part, _train(recipe, journal, rows, planned=(name, seed), backbone=backbone))
             shutil.rmtree(journal.folder / "checkpoints" / part, ignore_errors=True)
-    return conclude(recipe, journal, rows["test"], data["test"], processor, command)
+    return conclude(recipe, journal, rows["test"], data["test"], processor=processor, command=command)
 
 
 def part_of(name: str, seed: int) -> str:
@@ -148,7 +148,12 @@ def build_model(recipe: TaskExpertRecipe, name: str, backbone: str | None) -> An
 
 
 def _train(
-    recipe: TaskExpertRecipe, journal: Journal, rows: dict[str, SceneRows], name: str, seed: int, backbone: str | None
+    recipe: TaskExpertRecipe,
+    journal: Journal,
+    rows: dict[str, SceneRows],
+    *,
+    planned: tuple[str, int],
+    backbone: str | None,
 ) -> dict[str, Any]:
     """Train one model, save it, and measure it."""
     from transformers import TrainingArguments, set_seed
@@ -158,6 +163,7 @@ def _train(
     from hf_mixture.training import report
     from hf_mixture.training.stage import last_checkpoint, remove_torn_checkpoints
 
+    name, seed = planned
     part = part_of(name, seed)
     checkpoints = journal.folder / "checkpoints" / part
     set_seed(seed)
@@ -206,4 +212,3 @@ def _arguments(recipe: TaskExpertRecipe, seed: int) -> dict[str, Any]:
         "dataloader_pin_memory": torch.cuda.is_available(),
         **recipe.training,
     }
-

@@ -1,4 +1,4 @@
-"""Procedural scenes: geometry against direct computation, labels that agree with one another, a reproducible builder."""
+"""Procedural scenes: geometry against direct computation, labels that agree, a reproducible builder."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_labels_agree_with_one_another(seed: int) -> None:
     labels = scene(seed)
     np.testing.assert_allclose(np.linalg.norm(labels["normals"], axis=0), 1, atol=1e-6)
     assert np.isfinite(labels["depth"]).all()
-    assert 0 < labels["depth"].min()
+    assert labels["depth"].min() > 0
     assert labels["depth"].max() < 20
     assert set(np.unique(labels["semseg"])) <= set(range(5))
     # Parts belong to their classes.

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 import tiny_taskexpert as tiny
 import torch
-from transformers import AutoBackbone, AutoModel, BertConfig, Dinov2Model, MobileNetV2Config, MobileNetV2Model, ResNetBackbone
+from transformers import (
+    AutoBackbone,
+    AutoModel,
+    BertConfig,
+    Dinov2Model,
+    MobileNetV2Config,
+    MobileNetV2Model,
+    ResNetBackbone,
+)
 
 from hf_mixture import TaskExpertForMultiTaskVision
 from hf_mixture.models.taskexpert.backbones import load_pretrained_backbone
@@ -53,7 +61,7 @@ def test_stages_are_chosen_and_the_whole_model_serves_as_well(tmp_path: Path) ->
 
 def test_a_model_type_that_is_no_backbone_is_refused(tmp_path: Path) -> None:
     BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(TypeError, match="is a 'bert', which is no backbone of transformers; .*dinov2"):
+    with pytest.raises(TypeError, match=r"is a 'bert', which is no backbone of transformers; .*dinov2"):
         load_pretrained_backbone(tmp_path)
 
 

@@ -32,7 +32,9 @@ def small(task: str) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("task", tiny.TASKS)
 def test_losses_against_loops(task: str) -> None:
     logits, labels = small(task)
-    assert float(task_loss(task, logits, labels)) == pytest.approx(slow_taskexpert.loss(task, logits, labels), rel=1e-5)
+    assert float(task_loss(task, logits, labels)) == pytest.approx(
+        slow_taskexpert.loss(task, logits, labels), rel=1e-5
+    )
     if task == "edges":
         found = float(task_loss(task, logits, labels, edge_positive_weight=None))
         assert found == pytest.approx(slow_taskexpert.loss(task, logits, labels, edge_weight=None), rel=1e-5)
@@ -94,7 +96,8 @@ def test_parts_that_are_divided_by_the_counts_of_the_whole_add_up(task: str) -> 
     logits, labels = small(task)
     counts = sum_counts([{task: count_labels(task, part, 255)} for part in labels.split(1)])[task]
     parts = [
-        task_loss(task, part, label, counts=counts) for part, label in zip(logits.split(1), labels.split(1), strict=True)
+        task_loss(task, part, label, counts=counts)
+        for part, label in zip(logits.split(1), labels.split(1), strict=True)
     ]
     torch.testing.assert_close(sum(parts), task_loss(task, logits, labels))
 

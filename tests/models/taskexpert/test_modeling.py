@@ -220,7 +220,10 @@ def test_configurations_that_cannot_work_are_refused(fields: dict[str, Any], mes
     [
         (lambda b: {"pixel_values": b["pixel_values"][:, :2]}, r"\[images, 3, height, width\]"),
         (lambda b: {"labels": {"dept": b["labels"]["depth"]}}, "labels has 'dept'"),
-        (lambda b: {"labels": {"depth": b["labels"]["depth"][:, :9]}}, r"labels\['depth'\] has the shape \(3, 9, 32\)"),
+        (
+            lambda b: {"labels": {"depth": b["labels"]["depth"][:, :9]}},
+            r"labels\['depth'\] has the shape \(3, 9, 32\)",
+        ),
         (lambda b: {"labels": {"normals": b["labels"]["depth"]}}, r"must be \(3, 3, 32, 32\)"),
         (lambda b: {"labels": {"semseg": b["labels"]["parts"]}}, r"row \d: labels\['semseg'\] has the class"),
         (lambda b: {"task_masks": {"depth": torch.ones(3)}}, "give 3 booleans"),
