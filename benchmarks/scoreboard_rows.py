@@ -437,6 +437,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "trajectories": ("Latent classes of growth curves, 20 starts", trajectory_rows),
     "mixer": ("MixER: a training step of all environments at once / in other ways", mixer_rows),
     "mixer_odebench": ("Four families of differential equations, and one; an error for each seed", dynamics_rows),
+    "taskexpert": ("TaskExpert: a training step of the decoder / in other ways", mixer_rows),
     "taskexpert_scenes": (
         "Six maps of procedural scenes: mIoU, mIoU, maxF, degrees (lower is better), odsF, metres (lower is better)",
         dense_rows,

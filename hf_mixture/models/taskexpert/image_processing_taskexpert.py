@@ -14,6 +14,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from hf_mixture.models.taskexpert import geometry
+from hf_mixture.models.taskexpert.data_collator import collate_scenes
 from hf_mixture.models.taskexpert.tasks import TASKS
 
 
@@ -99,7 +100,7 @@ class TaskExpertImageProcessor(BaseImageProcessor):
                 image lacks. Default: none.
             augment: Whether to change images at random, for training.
             seed: Seed of these changes. Default: another one each time.
-            return_tensors: `"pt"` or `"np"`. Default: lists of arrays.
+            return_tensors: `"pt"` for tensors, `"np"` for arrays. Default: arrays, without labels in a list.
 
         Returns:
             `pixel_values` [B, 3, H, W]; with labels, `labels` and `task_masks` by task, as the model takes them.
@@ -118,28 +119,20 @@ class TaskExpertImageProcessor(BaseImageProcessor):
         ]
         generator = np.random.default_rng(seed)
         samples = [self._augmented(sample, generator) if augment else self._resized(sample) for sample in samples]
-        values: dict[str, Any] = {"pixel_values": [self._pixels(sample.image) for sample in samples]}
-        if labels is not None:
-            from hf_mixture.models.taskexpert.data_collator import collate_scenes
-
-            batch = collate_scenes(
-                [
-                    {"pixel_values": p, "labels": s.labels}
-                    for p, s in zip(values["pixel_values"], samples, strict=True)
-                ],
-                ignore_value=self.ignore_value,
-            )
-            if return_tensors == "pt":
-                return BatchFeature(batch)
-            values |= {
-                key: {task: value.numpy() for task, value in batch[key].items()}
-                for key in ("labels", "task_masks")
-                if key in batch
+        pixels = [self._pixels(sample.image) for sample in samples]
+        if labels is None:
+            return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+        batch = collate_scenes(
+            [{"pixel_values": image, "labels": sample.labels} for image, sample in zip(pixels, samples, strict=True)],
+            ignore_value=self.ignore_value,
+        )
+        if return_tensors != "pt":
+            # BatchFeature converts no nested mappings.
+            batch = {
+                key: {task: maps.numpy() for task, maps in value.items()} if isinstance(value, dict) else value.numpy()
+                for key, value in batch.items()
             }
-        maps_of_tasks = {key: values.pop(key) for key in ("labels", "task_masks") if key in values}
-        feature = BatchFeature(values, tensor_type=return_tensors)
-        feature.update(maps_of_tasks)
-        return feature
+        return BatchFeature(batch)
 
     def post_process_tasks(self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None) -> list[Any]:
         """Turn logits maps into predictions.

@@ -22,6 +22,12 @@ class GateReadout:
         spread: Standard deviation of each weight over images [L, T, E + 1]; 0 for constant gates.
         entropy: Mean entropy of the weights of an image, divided by log(E + 1), [L, T]: 1 for equal weights, 0 where
             one expert, or the memory, has all.
+
+    Example:
+        >>> import torch
+        >>> from hf_mixture import read_gates
+        >>> read_gates(torch.tensor([[[[1.0, 0.0]]]]), ["depth"]).entropy.item()
+        0.0
     """
 
     tasks: tuple[str, ...]
@@ -61,9 +67,9 @@ def read_gates(gate_scores: Tensor, tasks: Sequence[str]) -> GateReadout:
     Example:
         >>> import torch
         >>> from hf_mixture import read_gates
-        >>> scores = torch.tensor([[[[0.2, 0.8]], [[0.4, 0.6]]]])
+        >>> scores = torch.tensor([[[[0.25, 0.75]], [[0.75, 0.25]]]])
         >>> read_gates(scores, ["depth"]).to_dict()["depth"]["occupancy"]
-        [[0.30000001192092896, 0.6999999284744263]]
+        [[0.5, 0.5]]
     """
     if gate_scores.dim() != 4 or gate_scores.shape[1] == 0 or gate_scores.shape[2] != len(tasks):
         raise ValueError(

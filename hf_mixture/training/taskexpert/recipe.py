@@ -160,6 +160,11 @@ def resolve_taskexpert(
     check_folder_names("candidates", recipe.candidates)
     check_names([recipe.publish], recipe.candidates, "the candidates (publish)")
     check_names([recipe.baseline], recipe.candidates, "the candidates (baseline)")
+    for name, candidate in recipe.candidates.items():
+        if candidate.decoder not in DECODERS:
+            raise ValueError(
+                f"candidates.{name}.decoder is {candidate.decoder!r}; choose one of {', '.join(DECODERS)}"
+            )
     if recipe.candidates[recipe.publish].decoder != "experts":
         raise ValueError(f'publish={recipe.publish!r} has no experts; name a candidate of decoder "experts"')
     check_seeds(recipe.seeds)
@@ -199,10 +204,6 @@ def _check_models(recipe: TaskExpertRecipe) -> None:
     known = {item.name for item in dataclasses.fields(TaskExpertConfig)} - set(_DECIDED)
     check_names(recipe.model, known, "model")
     for name, candidate in recipe.candidates.items():
-        if candidate.decoder not in DECODERS:
-            raise ValueError(
-                f"candidates.{name}.decoder is {candidate.decoder!r}; choose one of {', '.join(DECODERS)}"
-            )
         check_names(candidate.model, known, f"candidates.{name}.model")
         try:
             TaskExpertConfig(**recipe.model | candidate.model).check()
