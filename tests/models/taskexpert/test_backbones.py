@@ -25,6 +25,7 @@ from hf_mixture.models.taskexpert.backbones import load_pretrained_backbone
 from hf_mixture.models.taskexpert.mobilenet_v2_backbone import MobileNetV2BackboneConfig
 
 
+@pytest.mark.slow
 def test_a_backbone_on_disk_loads_offline_in_a_fresh_process(tmp_path: Path) -> None:
     backbone = ResNetBackbone(tiny.resnet()).eval()
     backbone.save_pretrained(tmp_path / "backbone")
