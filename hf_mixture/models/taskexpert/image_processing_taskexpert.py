@@ -40,6 +40,9 @@ class TaskExpertImageProcessor(BaseImageProcessor):
         ignore_value: Label of pixels that do not count.
         kwargs: As of image processors.
 
+    Raises:
+        ValueError: If `size` has not both sides.
+
     Example:
         >>> import numpy as np
         >>> from hf_mixture import TaskExpertImageProcessor
@@ -70,8 +73,11 @@ class TaskExpertImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        size = dict(size or {"height": 448, "width": 448})
+        if set(size) != {"height", "width"} or min(size.values()) < 1:
+            raise ValueError(f"size={size} must have height and width, at least 1; give both")
         self.do_resize = do_resize
-        self.size = dict(size or {"height": 448, "width": 448})
+        self.size = size
         self.do_rescale = do_rescale
         self.rescale_factor = rescale_factor
         self.do_normalize = do_normalize

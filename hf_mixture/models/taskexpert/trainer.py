@@ -118,22 +118,29 @@ class TaskLossCallback(TrainerCallback):
         extend_logs()
         self._losses: dict[str, list[Tensor]] = {}
         self._gates: list[Tensor] = []
+        self._num_batches = 0
+        self._shares: dict[bool, float] = {}
         self._handle: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Listen to the model."""
-        self._handle = kwargs["model"].register_forward_hook(self._listen)
+        # A loss that is divided by the labels of several batches and processes is a part of a sum, not of a mean.
+        processes = args.world_size if args.average_tokens_across_devices else 1
+        self._shares = {True: float(processes), False: 1 / args.gradient_accumulation_steps}
+        self._handle = kwargs["model"].register_forward_hook(self._listen, with_kwargs=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop listening."""
         if self._handle is not None:
             self._handle.remove()
 
-    def _listen(self, model: Any, inputs: Any, output: TaskExpertOutput) -> None:
+    def _listen(self, model: Any, inputs: Any, given: dict[str, Any], output: TaskExpertOutput) -> None:
         if not model.training or output.task_losses is None:
             return
+        self._num_batches += 1
+        share = self._shares[given.get("num_items_in_batch") is not None]
         for task, loss in output.task_losses.items():
-            self._losses.setdefault(task, []).append(loss.detach())
+            self._losses.setdefault(task, []).append(share * loss.detach())
         if output.gate_scores is not None:
             self._gates.append(output.gate_scores.detach().mean(dim=(1, 2)))
 
@@ -150,13 +157,12 @@ class TaskLossCallback(TrainerCallback):
         """
         if "loss" not in logs or not self._losses:
             return {}
-        # A loss that is divided by the labels of several batches is a part of a sum, not a mean.
-        steps = max(1, len(next(iter(self._losses.values()))) // getattr(args, "gradient_accumulation_steps", 1))
+        steps = max(1, self._num_batches // args.gradient_accumulation_steps)
         more = {f"task_loss/{task}": float(torch.stack(seen).sum() / steps) for task, seen in self._losses.items()}
         if self._gates:
             for level, weights in enumerate(torch.stack(self._gates).mean(dim=0).tolist()):
                 *experts, memory = weights
                 more |= {f"gate/level{level}/expert{place}": weight for place, weight in enumerate(experts)}
                 more[f"gate/level{level}/memory"] = memory
-        self._losses, self._gates = {}, []
+        self._losses, self._gates, self._num_batches = {}, [], 0
         return more

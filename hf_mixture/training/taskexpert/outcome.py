@@ -12,6 +12,7 @@ from hf_mixture.training.journal import Journal
 from hf_mixture.training.taskexpert import pictures, report
 from hf_mixture.training.taskexpert.data import SceneRows
 from hf_mixture.training.taskexpert.measure import delta_m, predict, score
+from hf_mixture.training.taskexpert.mobilenet import LICENSE
 from hf_mixture.training.taskexpert.recipe import TaskExpertRecipe
 
 
@@ -47,6 +48,7 @@ def conclude(
         "command": command,
         "setting": {"steps": recipe.training["max_steps"], "scenes": recipe.scenes.num_train},
         "tasks": recipe.tasks,
+        "assets": [] if recipe.backbone.from_wheel is None else [LICENSE],
         "baseline": recipe.baseline,
         "seeds": recipe.seeds,
         "image_size": recipe.scenes.image_size,

@@ -106,6 +106,7 @@ def write_card(folder: Path, results: Mapping[str, Any]) -> None:
         "",
         "Scenes of `hf_mixture.load_scenes`, ray-cast from a seed, with exact labels. Not real images: the model is "
         "of no use for photographs.",
+        *(f"\nWeights of the backbone at the start: {asset}." for asset in results["assets"]),
     ]
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n").save(folder / "README.md")
 

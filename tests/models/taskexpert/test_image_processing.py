@@ -180,6 +180,12 @@ def test_rows_that_cannot_be_used_are_named(image: Any, labels: dict[str, Any], 
         TaskExpertImageProcessor()([good.image, good.image if image is None else image], labels=[good.labels, labels])
 
 
+@pytest.mark.parametrize("size", [{"height": 8}, {"shortest_edge": 8}, {"height": 8, "width": 0}])
+def test_sizes_have_two_sides(size: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must have height and width"):
+        TaskExpertImageProcessor(size=size)
+
+
 def test_images_and_labels_must_be_as_many() -> None:
     with pytest.raises(ValueError, match="2 images and labels for 1"):
         TaskExpertImageProcessor()([sample().image] * 2, labels=[{}])

@@ -181,6 +181,17 @@ def test_every_parameter_of_the_decoder_learns_even_without_labels_of_a_task() -
     assert model.heads["edges"].classifier.weight.grad.abs().max() > 0
 
 
+def test_half_precision_trains_with_losses_and_gates_in_full() -> None:
+    model = tiny.model().bfloat16()
+    out = model(tiny.images().bfloat16(), labels=tiny.labels())
+    assert out.logits["depth"].dtype == torch.bfloat16
+    assert out.loss.dtype == out.gate_scores.dtype == torch.float32
+    torch.testing.assert_close(out.gate_scores.sum(dim=-1), torch.ones(2, 3, 6), rtol=0, atol=1e-6)
+    torch.testing.assert_close(out.loss, tiny.model()(tiny.images(), labels=tiny.labels()).loss, rtol=0.05, atol=0)
+    out.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_outputs_as_a_tuple_and_hidden_memory() -> None:
     model = tiny.model().eval()
     out = model(tiny.images(), output_hidden_states=True)

@@ -51,8 +51,9 @@ def test_two_processes_train_the_model_of_one_though_they_lack_different_tasks(t
         torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_logs_have_tasks_and_gates(tmp_path: Path) -> None:
-    trainer = TaskExpertTrainer(
+@pytest.mark.parametrize("kind", [TaskExpertTrainer, Trainer])
+def test_logs_have_tasks_and_gates(kind: type[Trainer], tmp_path: Path) -> None:
+    trainer = kind(
         tiny.model(),
         tiny.arguments(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=2),
         train_dataset=tiny.rows(8),
