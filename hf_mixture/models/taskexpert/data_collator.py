@@ -23,7 +23,8 @@ def collate_scenes(rows: Sequence[Mapping[str, Any]], *, ignore_value: int = 255
         ignore_value: Value of label maps that are missing.
 
     Returns:
-        `pixel_values` [B, channels, H, W], and, where rows have labels, `labels` and `task_masks` [B] by task.
+        `pixel_values` [B, channels, H, W], and, unless no row has `labels`, `labels` and `task_masks` [B] by task;
+        both are empty where all tasks are missing, so that such a batch has a loss of 0.
 
     Raises:
         ValueError: If sizes or tasks do not fit; the message names the row.
@@ -53,7 +54,7 @@ def collate_scenes(rows: Sequence[Mapping[str, Any]], *, ignore_value: int = 255
         for task in labels:
             if task not in TASKS:
                 raise ValueError(f"row {number}: labels has {task!r}; the tasks are {', '.join(TASKS)}")
-    if tasks:
+    if any("labels" in row for row in rows):
         size = tuple(images[0].shape[-2:])
         batch["labels"] = {task: _stack(task, given, size, ignore_value) for task in tasks}
         batch["task_masks"] = {

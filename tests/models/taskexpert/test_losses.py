@@ -133,7 +133,12 @@ def test_rows_that_lack_tasks_are_collated() -> None:
     assert torch.isfinite(tiny.model()(**batch).loss)
     for row in rows:
         row["labels"] = {}
-    assert collate_scenes(rows).keys() == {"pixel_values"}
+    empty = collate_scenes(rows)
+    assert empty["labels"] == empty["task_masks"] == {}
+    loss = tiny.model()(**empty).loss
+    loss.backward()
+    assert loss.item() == 0
+    assert collate_scenes([{"pixel_values": row["pixel_values"]} for row in rows]).keys() == {"pixel_values"}
 
 
 def test_rows_that_do_not_fit_are_named() -> None:
