@@ -84,6 +84,9 @@ recipes: assets
 	$(BIN)/hf-mixture unlearn unlearn_movielens --resume
 	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
 		runs/mixer_odebench runs/unlearn_movielens
+	$(BIN)/hf-mixture taskexpert taskexpert_scenes --resume
+	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
+		runs/mixer_odebench runs/taskexpert_scenes
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)

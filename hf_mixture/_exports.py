@@ -104,6 +104,16 @@ EXPORTS: dict[str, str] = {
     "UnlearningRequest": "hf_mixture.models.mm_recommender.requests",
     "unlearn": "hf_mixture.models.mm_recommender.training",
     "unlearn_saved": "hf_mixture.models.mm_recommender.journal",
+    # dense prediction of several tasks
+    "GateReadout": "hf_mixture.models.taskexpert.readouts",
+    "TaskExpertConfig": "hf_mixture.models.taskexpert.configuration_taskexpert",
+    "TaskExpertForMultiTaskVision": "hf_mixture.models.taskexpert.modeling_taskexpert",
+    "TaskExpertImageProcessor": "hf_mixture.models.taskexpert.image_processing_taskexpert",
+    "TaskExpertTrainer": "hf_mixture.models.taskexpert.trainer",
+    "TaskLossCallback": "hf_mixture.models.taskexpert.trainer",
+    "collate_scenes": "hf_mixture.models.taskexpert.data_collator",
+    "load_scenes": "hf_mixture.data.images.scenes",
+    "read_gates": "hf_mixture.models.taskexpert.readouts",
     # latent classes of growth curves
     "TrajectoryMoEConfig": "hf_mixture.models.trajectory_moe.configuration_trajectory_moe",
     "TrajectoryMoEModel": "hf_mixture.models.trajectory_moe.modeling_trajectory_moe",

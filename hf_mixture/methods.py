@@ -144,6 +144,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         kind="models",
         paper="TaskExpert, arXiv 2307.15324 (ICCV 2023)",
         plug_point="TaskExpertForMultiTaskVision.from_pretrained(...)",
+        status="available",
     ),
     MethodInfo(
         name="Balanced Mixture of SuperNets",

@@ -41,6 +41,8 @@ def register_model_types() -> None:
     """Register `knn_embed`, `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
     """Register `mixer`, `mixture_of_thoughts`, `mm_recommender` and `trajectory_moe` as types of models."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    """Register `mixer`, `mixture_of_thoughts`, `taskexpert` and `trajectory_moe` as model types of transformers."""
+    from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM
 
     from hf_mixture.models.knn_embed.configuration_knn_embed import KnnEmbedConfig
     from hf_mixture.models.knn_embed.modeling_knn_embed import KnnEmbedModel
@@ -57,6 +59,10 @@ def register_model_types() -> None:
     )
     from hf_mixture.models.mm_recommender.configuration_mm_recommender import MultiModalRecommenderConfig
     from hf_mixture.models.mm_recommender.modeling_mm_recommender import MultiModalRecommender
+    from hf_mixture.models.taskexpert.configuration_taskexpert import TaskExpertConfig
+    from hf_mixture.models.taskexpert.image_processing_taskexpert import TaskExpertImageProcessor
+    from hf_mixture.models.taskexpert.mobilenet_v2_backbone import MobileNetV2Backbone, MobileNetV2BackboneConfig
+    from hf_mixture.models.taskexpert.modeling_taskexpert import TaskExpertForMultiTaskVision
     from hf_mixture.models.trajectory_moe.configuration_trajectory_moe import TrajectoryMoEConfig
     from hf_mixture.models.trajectory_moe.modeling_trajectory_moe import TrajectoryMoEModel
 
@@ -76,6 +82,13 @@ def register_model_types() -> None:
     AutoModelForImageClassification.register(PoolingResNetConfig, PoolingResNetForImageClassification, exist_ok=True)
     AutoConfig.register("mm_recommender", MultiModalRecommenderConfig, exist_ok=True)
     AutoModel.register(MultiModalRecommenderConfig, MultiModalRecommender, exist_ok=True)
+    AutoConfig.register("mobilenet_v2_backbone", MobileNetV2BackboneConfig, exist_ok=True)
+    AutoBackbone.register(MobileNetV2BackboneConfig, MobileNetV2Backbone, exist_ok=True)
+    AutoConfig.register("taskexpert", TaskExpertConfig, exist_ok=True)
+    AutoImageProcessor.register(
+        TaskExpertConfig, image_processor_classes={"pil": TaskExpertImageProcessor}, exist_ok=True
+    )
+    AutoModel.register(TaskExpertConfig, TaskExpertForMultiTaskVision, exist_ok=True)
     AutoConfig.register("trajectory_moe", TrajectoryMoEConfig, exist_ok=True)
     AutoModel.register(TrajectoryMoEConfig, TrajectoryMoEModel, exist_ok=True)
 

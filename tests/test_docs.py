@@ -40,6 +40,7 @@ DOCUMENTS = (
     "docs/ppp.md",
     "docs/sparse_models.md",
     "docs/supernets.md",
+    "docs/taskexpert.md",
     "docs/trajectories.md",
 )
 PUBLIC = [name for name in hf_mixture.__all__ if not name.startswith("__")]

@@ -1,5 +1,6 @@
 """Metrics of routing and of retrieval, as `evaluate` modules: one folder each, which is also a Space as it stands."""
 """Metrics of routing and of searches, as `evaluate` modules: one folder each, which is also a Space as it stands."""
+"""Metrics of routing and dense prediction, as `evaluate` modules: one folder each, which is a Space as it stands."""
 
 from __future__ import annotations
 
@@ -23,6 +24,16 @@ METRICS = (
     "ndcg_at_k",
     "intra_list_diversity",
     "cluster_coverage",
+METRICS = (
+    "capacity_drop_rate",
+    "depth_rmse",
+    "edges_odsf",
+    "moe_load",
+    "moe_specialisation",
+    "normals_mean_angle",
+    "router_drift",
+    "saliency_maxf",
+    "segmentation_miou",
 )
 
 
@@ -34,6 +45,7 @@ def load_metric(name: str, **options: Any) -> evaluate.Metric:
         name: `"moe_load"`, `"moe_specialisation"`, `"path_ranking"`, `"router_drift"` or `"capacity_drop_rate"`.
         name: Of routing: `"moe_load"`, `"moe_specialisation"`, `"router_drift"` or `"capacity_drop_rate"`; of lists of
             items: `"recall_at_k"`, `"ndcg_at_k"`, `"intra_list_diversity"` or `"cluster_coverage"`.
+        name: One of `METRICS`, for example `"moe_load"` or `"segmentation_miou"`.
         options: Options of `evaluate.load`, such as `experiment_id`.
 
     Returns:

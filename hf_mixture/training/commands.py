@@ -20,6 +20,7 @@ KEYS = {
     "plan --recipe": "layouts",
     "curate": "sources",
     "retrieve": "interactions",
+    "taskexpert": "scenes",
     "trajectories": "trajectories",
     "unlearn": "backbones",
 }

@@ -28,6 +28,7 @@ COMMANDS = {
     "simulate-ep",
     "spread",
     "supernets",
+    "taskexpert",
     "thoughts",
     "trace",
     "train",

@@ -197,6 +197,6 @@ def test_without_evaluate_the_error_says_what_to_install(monkeypatch: pytest.Mon
         load_metric("moe_load")
 
 
-def test_the_extra_names_the_package() -> None:
+def test_the_extra_names_the_packages() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert [text.split(">")[0] for text in project["optional-dependencies"]["metrics"]] == ["evaluate"]
+    assert [text.split(">")[0] for text in project["optional-dependencies"]["metrics"]] == ["evaluate", "scipy"]

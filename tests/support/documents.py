@@ -23,6 +23,7 @@ RECIPE_COMMANDS = (
     ["mwq", "run"],
     ["spread", "run"],
     ["supernets"],
+    ["taskexpert"],
     ["thoughts"],
     ["train"],
     ["trajectories"],

@@ -1,0 +1,80 @@
+"""Batches of images and label maps, in which any row may lack any task.
+
+Letters: B images, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_mixture.models.taskexpert.tasks import TASKS
+
+
+def collate_scenes(rows: Sequence[Mapping[str, Any]], *, ignore_value: int = 255) -> dict[str, Any]:
+    """Make a batch; a task that some rows lack is masked there, and one that all lack is left out.
+
+    Args:
+        rows: Rows with `pixel_values` [channels, H, W], and `labels`, a mapping from task to a map [H, W], or
+            [3, H, W] for normals, or None.
+        ignore_value: Value of label maps that are missing.
+
+    Returns:
+        `pixel_values` [B, channels, H, W], and, unless no row has `labels`, `labels` and `task_masks` [B] by task;
+        both are empty where all tasks are missing, so that such a batch has a loss of 0.
+
+    Raises:
+        ValueError: If sizes or tasks do not fit; the message names the row.
+
+    Example:
+        >>> import torch
+        >>> from hf_mixture import collate_scenes
+        >>> image = torch.zeros(3, 8, 8)
+        >>> batch = collate_scenes([
+        ...     {"pixel_values": image, "labels": {"depth": torch.ones(8, 8)}},
+        ...     {"pixel_values": image, "labels": {"depth": None}},
+        ... ])
+        >>> batch["task_masks"]["depth"], batch["labels"]["depth"][1].unique()
+        (tensor([ True, False]), tensor([255.]))
+    """
+    images = [torch.as_tensor(row["pixel_values"]) for row in rows]
+    for number, image in enumerate(images):
+        if image.shape != images[0].shape:
+            raise ValueError(
+                f"row {number}: pixel_values has the shape {tuple(image.shape)}, and row 0 {tuple(images[0].shape)}; "
+                "bring all images of a batch to one size"
+            )
+    batch: dict[str, Any] = {"pixel_values": torch.stack(images)}
+    given = [row.get("labels") or {} for row in rows]
+    tasks = [task for task in TASKS if any(labels.get(task) is not None for labels in given)]
+    for number, labels in enumerate(given):
+        for task in labels:
+            if task not in TASKS:
+                raise ValueError(f"row {number}: labels has {task!r}; the tasks are {', '.join(TASKS)}")
+    if any("labels" in row for row in rows):
+        size = tuple(images[0].shape[-2:])
+        batch["labels"] = {task: _stack(task, given, size, ignore_value) for task in tasks}
+        batch["task_masks"] = {
+            task: torch.tensor([labels.get(task) is not None for labels in given]) for task in tasks
+        }
+    return batch
+
+
+def _stack(task: str, given: Sequence[Mapping[str, Any]], size: tuple[int, ...], ignore_value: int) -> Tensor:
+    kind = TASKS[task]
+    dtype = torch.int64 if kind.kind in ("class", "binary") else torch.float32
+    wanted = size if kind.label_channels is None else (kind.label_channels, *size)
+    maps = []
+    for number, labels in enumerate(given):
+        label = labels.get(task)
+        found = torch.full(wanted, ignore_value, dtype=dtype) if label is None else torch.as_tensor(label).to(dtype)
+        if tuple(found.shape) != wanted:
+            raise ValueError(
+                f"row {number}: labels[{task!r}] has the shape {tuple(found.shape)}; for images of {size} it must be "
+                f"{wanted}"
+            )
+        maps.append(found)
+    return torch.stack(maps)

