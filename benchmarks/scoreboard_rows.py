@@ -302,25 +302,6 @@ def dynamics_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
-def material_loss_rows(result: dict[str, Any]) -> Rows:
-    return [
-        *(
-            {"what": f"ratio of CPU time: {name}", "median": _quartiles(row)}
-            for name, row in result["cpu_time_ratios"].items()
-        ),
-        *(
-            {"what": f"one-shot retrieval, {name}: CPU seconds", "median": f"{row['cpu_seconds']:.2f}"}
-            for name, row in result["retrieval"].items()
-        ),
-    ]
-
-
-def materials_rows(result: dict[str, Any]) -> Rows:
-    from hf_mixture.training.matsim.report import rows_of
-
-    return rows_of(result)
-
-
 def edits_rows(result: dict[str, Any]) -> Rows:
     from hf_mixture.moe.mote.evaluation import result_row
 
@@ -411,6 +392,102 @@ SETTINGS = (
 
 
 # Name of the result file -> heading and rows, in the order of the README.
+def lists_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "candidate": name,
+            "CPU s": _quartiles(row),
+            "scored items per user": f"{result['scored_items'][name]:,.0f}",
+            "CPU time of retrieve / of this": "1"
+            if name == "retrieve"
+            else _quartiles(result["cpu_time_ratios"][f"retrieve / {name}"]),
+        }
+        for name, row in result["cpu_seconds"].items()
+    ]
+
+
+def retrieval_rows(result: dict[str, Any]) -> Rows:
+    from hf_mixture.training.retrieval.report import COLUMNS
+
+    def figure(row: dict[str, Any], key: str) -> str:
+        values = [seed[key] for seed in row["seeds"]]
+        mean = sum(values) / len(values)
+        spread = f" ({min(values):.4f} to {max(values):.4f})" if key == "recall@10" and len(values) > 1 else ""
+        return f"{mean:.4f}{spread}"
+
+    columns = ("recall@10", "recall@20", "recall@50", "ndcg@10", "diversity@20")
+    return [{"system": row["system"], **{COLUMNS[key]: figure(row, key) for key in columns}} for row in result["rows"]]
+
+
+def material_loss_rows(result: dict[str, Any]) -> Rows:
+    return [
+        *(
+            {"what": f"ratio of CPU time: {name}", "median": _quartiles(row)}
+            for name, row in result["cpu_time_ratios"].items()
+        ),
+        *(
+            {"what": f"one-shot retrieval, {name}: CPU seconds", "median": f"{row['cpu_seconds']:.2f}"}
+            for name, row in result["retrieval"].items()
+        ),
+    ]
+
+
+def materials_rows(result: dict[str, Any]) -> Rows:
+    from hf_mixture.training.matsim.report import rows_of
+
+    return rows_of(result)
+
+
+def unlearn_rows(result: dict[str, Any]) -> Rows:
+    def row_of(case: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "asked to forget": f"{case['backbone']}: {100 * case['share']:g} % of {case['kind']}",
+            "arm": f"{row['arm']}, chosen" if row["chosen"] else row["arm"],
+            "forget recall": f"{row['forget_recall']:.4f}",
+            "membership AUC": f"{row['membership_auc']:.3f}",
+            "test recall": f"{row['test_recall']:.4f}",
+            "left to forget q": f"{row['q']:.3f}",
+            "steps / Gold's": f"{row['c']:.2f}",
+            "verdict": row["verdict"] or "",
+        }
+
+    return [row_of(case, row) for case in result["cases"] for row in case["rows"] if _is_shown(row)]
+
+
+def _is_shown(row: dict[str, Any]) -> bool:
+    shown = ("original", "gold", "fine_tune", "ascent_retain", "reset_fine_tune", "sum", "sharded")
+    return row["chosen"] or row["arm"].startswith(shown)
+
+
+def paths_rows(result: dict[str, Any]) -> Rows:
+    def numbers(values: list[Any]) -> str:
+        return ", ".join("-" if value is None else f"{value:.2f}" for value in values)
+
+    return [
+        {
+            "search": row["search"],
+            "steps (a model)": f"{row['steps']:,} ({row['steps_per_model']:,.0f})",
+            "Spearman with the truth": numbers(row["spearman"]),
+            "chosen path": ", ".join(map(str, row["chosen"])),
+            "its accuracy alone (%)": numbers([100 * value for value in row["accuracies"]]),
+            f"its rank of {len(result['paths'])}": ", ".join(map(str, row["ranks"])),
+        }
+        for row in result["rows"]
+    ]
+
+
+def dense_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "system": row["system"],
+            "parameters": f"{row['parameters']:,}",
+            **{task: f"{sum(values) / len(values):.3g}" for task, values in row["test"].items()},
+            f"gain over {result['baseline']}, by seed": ", ".join(f"{gain:+.1f} %" for gain in row["delta_m"]),
+        }
+        for row in result["rows"]
+    ]
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "mos_step": ("One training step (forward, backward, AdamW)", step_rows),
     "mos_adapter_bytes": ("Adapter on disk", bytes_rows),
@@ -442,12 +519,27 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
         clusters_rows,
     ),
     "trajectories": ("Latent classes of growth curves, 20 starts", trajectory_rows),
+    "mixer": ("MixER: a training step of all environments at once / in other ways", mixer_rows),
+    "mixer_odebench": ("Four families of differential equations, and one; an error for each seed", dynamics_rows),
+    "import": ("Start of a process", import_rows),
+    "knn_embed": ("kNN-Embed: lists for many users at once / in other ways", lists_rows),
+    "knn_embed_citation": ("Citations held out, by lists of papers", retrieval_rows),
+    "knn_embed_movielens": ("Films held out, by lists for people", retrieval_rows),
     "matsim": ("MatSim: a loop over triplets / the ranking loss; retrieval of 10,000 images", material_loss_rows),
     "matsim_materials": (
         "Materials that no training has seen: class-balanced accuracies, means and ranges",
         materials_rows,
     ),
-    "mixer": ("MixER: a training step of all environments at once / in other ways", mixer_rows),
-    "mixer_odebench": ("Four families of differential equations, and one; an error for each seed", dynamics_rows),
-    "import": ("Start of a process", import_rows),
+    "unlearn_movielens": ("Recommenders of films that forget; means over seeds", unlearn_rows),
+    "unlearn_tiktok": ("Recommenders of short videos that forget; means over seeds", unlearn_rows),
+    "supernets": ("SuperNets: accuracies of all paths from a tree / path by path", mixer_rows),
+    "supernets_digits": (
+        "Where to pool: how searches rank all paths of a small network on digits, by seed",
+        paths_rows,
+    ),
+    "taskexpert": ("TaskExpert: a training step of the decoder / in other ways", mixer_rows),
+    "taskexpert_scenes": (
+        "Six maps of procedural scenes: mIoU, mIoU, maxF, degrees (lower is better), odsF, metres (lower is better)",
+        dense_rows,
+    ),
 }

@@ -24,32 +24,27 @@ def register_peft_types() -> None:
 
 
 def register_model_types() -> None:
-    """Register `matsim`, `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM
-    """Register the model types of transformers: mixtures, and networks that they are made of."""
+    """Register the model types of the package with the Auto classes of transformers."""
     from transformers import (
         AutoBackbone,
         AutoConfig,
+        AutoImageProcessor,
         AutoModel,
         AutoModelForCausalLM,
         AutoModelForImageClassification,
     )
 
+    from hf_mixture.models.knn_embed.configuration_knn_embed import KnnEmbedConfig
+    from hf_mixture.models.knn_embed.modeling_knn_embed import KnnEmbedModel
     from hf_mixture.models.matsim.configuration_matsim import MatSimConfig
     from hf_mixture.models.matsim.image_processing_matsim import MatSimImageProcessor
     from hf_mixture.models.matsim.modeling_matsim import MatSimModel
-    """Register `knn_embed`, `mixer`, `mixture_of_thoughts` and `trajectory_moe` as model types of transformers."""
-    """Register `mixer`, `mixture_of_thoughts`, `mm_recommender` and `trajectory_moe` as types of models."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-    """Register `mixer`, `mixture_of_thoughts`, `taskexpert` and `trajectory_moe` as model types of transformers."""
-    from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM
-
-    from hf_mixture.models.knn_embed.configuration_knn_embed import KnnEmbedConfig
-    from hf_mixture.models.knn_embed.modeling_knn_embed import KnnEmbedModel
     from hf_mixture.models.mixer.configuration_mixer import MixerConfig
     from hf_mixture.models.mixer.modeling_mixer import MixerForTrajectoryReconstruction
     from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import MixtureOfThoughtsConfig
     from hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts import MixtureOfThoughtsForCausalLM
+    from hf_mixture.models.mm_recommender.configuration_mm_recommender import MultiModalRecommenderConfig
+    from hf_mixture.models.mm_recommender.modeling_mm_recommender import MultiModalRecommender
     from hf_mixture.models.pooling_supernet.configuration_balanced_supernet import BalancedSuperNetConfig
     from hf_mixture.models.pooling_supernet.configuration_pooling_resnet import PoolingResNetConfig
     from hf_mixture.models.pooling_supernet.modeling_balanced_supernet import BalancedSuperNetMixture
@@ -57,8 +52,6 @@ def register_model_types() -> None:
         PoolingResNetBackbone,
         PoolingResNetForImageClassification,
     )
-    from hf_mixture.models.mm_recommender.configuration_mm_recommender import MultiModalRecommenderConfig
-    from hf_mixture.models.mm_recommender.modeling_mm_recommender import MultiModalRecommender
     from hf_mixture.models.taskexpert.configuration_taskexpert import TaskExpertConfig
     from hf_mixture.models.taskexpert.image_processing_taskexpert import TaskExpertImageProcessor
     from hf_mixture.models.taskexpert.mobilenet_v2_backbone import MobileNetV2Backbone, MobileNetV2BackboneConfig

@@ -1,6 +1,4 @@
-"""Metrics of routing and of retrieval, as `evaluate` modules: one folder each, which is also a Space as it stands."""
-"""Metrics of routing and of searches, as `evaluate` modules: one folder each, which is also a Space as it stands."""
-"""Metrics of routing and dense prediction, as `evaluate` modules: one folder each, which is a Space as it stands."""
+"""Metrics as `evaluate` modules: one folder each, which is also a Space as it stands."""
 
 from __future__ import annotations
 
@@ -13,24 +11,19 @@ from hf_mixture._extras import require
 if TYPE_CHECKING:
     import evaluate
 
-METRICS = ("moe_load", "moe_specialisation", "router_drift", "capacity_drop_rate", "one_shot_retrieval")
-METRICS = ("moe_load", "moe_specialisation", "path_ranking", "router_drift", "capacity_drop_rate")
 METRICS = (
-    "moe_load",
-    "moe_specialisation",
-    "router_drift",
     "capacity_drop_rate",
-    "recall_at_k",
-    "ndcg_at_k",
-    "intra_list_diversity",
     "cluster_coverage",
-METRICS = (
-    "capacity_drop_rate",
     "depth_rmse",
     "edges_odsf",
+    "intra_list_diversity",
     "moe_load",
     "moe_specialisation",
+    "ndcg_at_k",
     "normals_mean_angle",
+    "one_shot_retrieval",
+    "path_ranking",
+    "recall_at_k",
     "router_drift",
     "saliency_maxf",
     "segmentation_miou",
@@ -41,11 +34,7 @@ def load_metric(name: str, **options: Any) -> evaluate.Metric:
     """Load one of the packaged metrics; nothing is downloaded.
 
     Args:
-        name: `"moe_load"`, `"moe_specialisation"`, `"router_drift"`, `"capacity_drop_rate"` or `"one_shot_retrieval"`.
-        name: `"moe_load"`, `"moe_specialisation"`, `"path_ranking"`, `"router_drift"` or `"capacity_drop_rate"`.
-        name: Of routing: `"moe_load"`, `"moe_specialisation"`, `"router_drift"` or `"capacity_drop_rate"`; of lists of
-            items: `"recall_at_k"`, `"ndcg_at_k"`, `"intra_list_diversity"` or `"cluster_coverage"`.
-        name: One of `METRICS`, for example `"moe_load"` or `"segmentation_miou"`.
+        name: One of `METRICS`, for example `"moe_load"` or `"recall_at_k"`.
         options: Options of `evaluate.load`, such as `experiment_id`.
 
     Returns:
