@@ -27,8 +27,9 @@ def methods_table() -> str:
             "method": method.name,
             "mixes": method.kind,
             "what you write": f"`{method.plug_point}`",
-            "status": f"**{method.status}**" if method.status == "available" else method.status,
             "paper": method.paper,
+            "document": f"[{Path(method.document).name}]({method.document})",
+            "measured": ", ".join(f"[{name}](benchmarks/results/{name}.json)" for name in method.evidence),
         }
         for method in list_methods()
     ]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.resources
 import json
 from typing import Any
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the `list` subcommand."""
-    parser = subparsers.add_parser("list", help="list the methods, with paper, plug point and status, and the recipes")
+    parser = subparsers.add_parser("list", help="list the methods, with paper and plug point, and the recipes")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--routers", action="store_true", help="list the routers for replace_routers instead")
     parser.set_defaults(run=run, needs_registration=False)
@@ -22,26 +21,19 @@ def run(args: argparse.Namespace) -> int:
     if args.routers:
         return _routers(as_json=args.json)
     from hf_mixture.methods import list_methods
-    from hf_mixture.training.commands import KEYS
+    from hf_mixture.training.commands import packaged_recipes
 
-    methods = list_methods()
-    entries = importlib.resources.files("hf_mixture.recipes").iterdir()
-    texts = {
-        entry.name.removesuffix(".yaml"): entry.read_text("utf-8") for entry in entries if entry.name.endswith(".yaml")
-    }
-    recipes = sorted(texts)
-    # The parser of recipes is slow to import.
-    by_command = {command: [name for name in recipes if f"\n{key}:" in texts[name]] for command, key in KEYS.items()}
+    methods, recipes = list_methods(), packaged_recipes()
     if args.json:
-        print(
-            json.dumps({"methods": [dataclasses.asdict(method) for method in methods], "recipes": recipes}, indent=2)
-        )
+        rows = [dataclasses.asdict(method) for method in methods]
+        print(json.dumps({"methods": rows, "recipes": list(recipes), "commands": recipes}, indent=2))
         return 0
     width = max(len(method.name) for method in methods)
     for method in methods:
-        print(f"{method.name:<{width}}  {method.status:<9}  {method.paper}")
-        print(f"{'':<{width}}  {'':<9}  {method.plug_point}")
-    for command, names in by_command.items():
+        print(f"{method.name:<{width}}  {method.paper}")
+        print(f"{'':<{width}}  {method.plug_point}")
+    for command in dict.fromkeys(recipes.values()):
+        names = [name for name, own in recipes.items() if own == command]
         print(f"recipes for hf-mixture {command}: {', '.join(names)}")
     return 0
 

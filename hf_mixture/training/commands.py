@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 from collections.abc import Container
 
 
@@ -24,6 +25,25 @@ KEYS = {
     "trajectories": "trajectories",
     "unlearn": "backbones",
 }
+
+
+def packaged_recipes() -> dict[str, str]:
+    """List the recipes of the package.
+
+    Returns:
+        For each name the command that runs it, by name.
+
+    Example:
+        >>> from hf_mixture.training.commands import packaged_recipes
+        >>> packaged_recipes()["quickstart"]
+        'train'
+    """
+    entries = importlib.resources.files("hf_mixture.recipes").iterdir()
+    # The parser of recipes is slow to import.
+    texts = {entry.name.removesuffix(".yaml"): entry.read_text("utf-8") for entry in entries if ".yaml" in entry.name}
+    return {
+        name: next(command for command, key in KEYS.items() if f"\n{key}:" in texts[name]) for name in sorted(texts)
+    }
 
 
 def check_command(keys: Container[str], command: str) -> None:

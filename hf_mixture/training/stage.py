@@ -95,14 +95,30 @@ def train_stage(
     )
     if attach is not None:
         attach(trainer)
-    if settings.should_save:
-        remove_torn_checkpoints(folder, settings.world_size)
-    trainer.accelerator.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(model, folder))
+    train_on(trainer, folder)
     (timer,) = [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, StepTimer)]
     return StageResult(
         trainer=trainer, seconds_per_step=statistics.median(timer.seconds), log=list(trainer.state.log_history)
     )
+
+
+def train_on(trainer: Any, folder: Path) -> None:
+    """Train from the last checkpoint that can be resumed, or from the beginning.
+
+    Args:
+        trainer: The Trainer, with a number of steps.
+        folder: Where it keeps its checkpoints.
+    """
+    arguments = trainer.args
+    if arguments.should_save:
+        remove_torn_checkpoints(folder, arguments.world_size)
+        # A Trainer that resumes at its last step, and not at the end of an epoch, takes one step more.
+        shutil.rmtree(folder / f"checkpoint-{arguments.max_steps}", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:
+        load_converted_weights(trainer.model, checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -135,22 +151,6 @@ def remove_torn_checkpoints(folder: Path, num_processes: int) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
         if not _is_whole(checkpoint, num_processes):
             shutil.rmtree(checkpoint)
-
-
-def checkpoint_to_resume(model: Any, folder: Path) -> str | None:
-    """Find the last checkpoint, and read into the model what the Trainer would leave out of it.
-
-    Args:
-        model: The model that the Trainer is about to train.
-        folder: Where the Trainer keeps its checkpoints.
-
-    Returns:
-        The checkpoint, for `resume_from_checkpoint`; None to begin.
-    """
-    checkpoint = last_checkpoint(folder)
-    if checkpoint is not None:
-        load_converted_weights(model, checkpoint)
-    return checkpoint
 
 
 def last_checkpoint(folder: Path) -> str | None:

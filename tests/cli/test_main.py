@@ -8,18 +8,20 @@ from pathlib import Path
 import pytest
 
 import hf_mixture.cli
-from hf_mixture import list_routers
+from hf_mixture import list_methods, list_routers
 from hf_mixture.cli.main import build_parser, main
+from hf_mixture.training.commands import packaged_recipes
 
 
 COMMANDS = {
     "curate",
+    "describe",
     "doctor",
     "export-lora",
     "inspect",
     "list",
-    "mix",
     "matsim",
+    "mix",
     "mixer",
     "mote",
     "mwq",
@@ -118,3 +120,28 @@ def test_list_routers_is_the_registry(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["list", "--routers"]) == 0
     said = capsys.readouterr().out
     assert all(f"\n{name}" in f"\n{said}" for name in listed)
+
+
+def test_describe_says_where_everything_is(capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).parents[2]
+    recipes = packaged_recipes()
+    for method in list_methods():
+        assert main(["describe", *method.name.upper().split(), "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["name"] == method.name
+        assert (root / method.document).is_file()
+        assert method.evidence
+        for name in method.evidence:
+            assert (root / "benchmarks" / "results" / f"{name}.json").is_file(), name
+        assert said["commands"] == [f"hf-mixture {recipes[name]} {name}" for name in method.recipes]
+    assert main(["describe", "mos"]) == 0
+    assert "get_peft_model(model, MosConfig(...))" in capsys.readouterr().out
+
+
+def test_describe_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "matsin"]) == 2
+    assert "did you mean 'MatSim'?" in capsys.readouterr().err
+
+
+def test_every_recipe_belongs_to_a_method() -> None:
+    assert {name for method in list_methods() for name in method.recipes} == set(packaged_recipes())

@@ -143,7 +143,7 @@ def _train(recipe: MatSimRecipe, journal: Journal, data: Data, candidate: str, s
 
     from hf_mixture.models.matsim.trainer import MatSimTrainer
     from hf_mixture.training import report
-    from hf_mixture.training.stage import last_checkpoint, remove_torn_checkpoints
+    from hf_mixture.training.stage import train_on
 
     part = f"{candidate}-{seed}"
     checkpoints = journal.folder / "checkpoints" / part
@@ -155,9 +155,8 @@ def _train(recipe: MatSimRecipe, journal: Journal, data: Data, candidate: str, s
         augments=recipe.augments,
         train_dataset=data.train,
     )
-    remove_torn_checkpoints(checkpoints, 1)
     began = time.process_time()
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    train_on(trainer, checkpoints)
     seconds = time.process_time() - began
     folder = journal.folder / "models" / part
     model.eval().save_pretrained(folder)

@@ -83,6 +83,7 @@ def _train(recipe: MixerRecipe, journal: Journal, data: Any, planned: tuple[str,
     from hf_mixture.models.mixer.modeling_mixer import MixerForTrajectoryReconstruction
     from hf_mixture.models.mixer.trainer import MixerSchedule, MixerTrainer
     from hf_mixture.training import report
+    from hf_mixture.training.stage import train_on
 
     collection, system, seed = planned
     spec = recipe.collections[collection]
@@ -96,7 +97,8 @@ def _train(recipe: MixerRecipe, journal: Journal, data: Any, planned: tuple[str,
     )
     trainer = MixerTrainer(model, arguments, schedule=MixerSchedule(**recipe.schedule), train_dataset=rows)
     began = time.process_time()
-    trainer.train(resume_from_checkpoint=_whole_checkpoint(checkpoints))
+    _remove_checkpoints_without_state(checkpoints)
+    train_on(trainer, checkpoints)
     seconds = time.process_time() - began
     folder = journal.folder / "models" / part
     model.eval().save_pretrained(folder)
@@ -128,16 +130,13 @@ def _arguments(recipe: MixerRecipe, seed: int, num_rows: int) -> dict[str, Any]:
     }
 
 
-def _whole_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that was written to its end."""
+def _remove_checkpoints_without_state(folder: Path) -> None:
+    """Remove checkpoints that lack what the schedule knows: the run was killed before it was written."""
     from hf_mixture.models.mixer.trainer import STATE_FILE
-    from hf_mixture.training.stage import last_checkpoint, remove_torn_checkpoints
 
-    remove_torn_checkpoints(folder, 1)
     for checkpoint in folder.glob("checkpoint-*"):
         if not (checkpoint / STATE_FILE).is_file():
             shutil.rmtree(checkpoint)
-    return last_checkpoint(folder)
 
 
 def _active_parameters(model: Any) -> int:

@@ -136,7 +136,7 @@ def _train(
     from hf_mixture.models.knn_embed.edges import EdgeDataset, NegativeCollator
     from hf_mixture.models.knn_embed.modeling_knn_embed import KnnEmbedModel
     from hf_mixture.training.retrieval.lightgcn import LightGcn
-    from hf_mixture.training.stage import last_checkpoint, remove_torn_checkpoints
+    from hf_mixture.training.stage import train_on
 
     set_seed(seed)
     num_users, num_items = train.shape
@@ -174,6 +174,5 @@ def _train(
         train_dataset=edges,
         callbacks=[] if watch is None else [watch],
     )
-    remove_torn_checkpoints(folder, 1)
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    train_on(trainer, folder)
     return model

@@ -16,7 +16,7 @@ from hf_mixture.training.search.data import SearchData
 from hf_mixture.training.search.methods import online_callback
 from hf_mixture.training.search.online import online_facts
 from hf_mixture.training.search.recipe import SearchRecipe
-from hf_mixture.training.stage import checkpoint_to_resume, remove_torn_checkpoints
+from hf_mixture.training.stage import train_on
 
 
 if TYPE_CHECKING:
@@ -141,8 +141,7 @@ def train_and_score(
         data_collator=collate_packed,
         callbacks=[make_callback()],
     )
-    remove_torn_checkpoints(folder, arguments.world_size)
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(model, folder))
+    train_on(trainer, folder)
     losses = score(model, data, recipe)
     kind = type(make_callback())
     # The Trainer makes a callback anew when it restores one, so the one that was given need not be the one that ran.

@@ -108,7 +108,7 @@ def search_in(
     from hf_mixture.models.pooling_supernet.plots import draw_search
     from hf_mixture.models.pooling_supernet.search import SuperNetSearchCallback
     from hf_mixture.training import report
-    from hf_mixture.training.stage import last_checkpoint, remove_torn_checkpoints
+    from hf_mixture.training.stage import train_on
 
     name, seed = planned
     spec = recipe.searches[name]
@@ -129,8 +129,7 @@ def search_in(
     search = SuperNetSearchCallback(images["validation"], batch_size=recipe.validation_batch_size)
     began = time.process_time()
     trainer = Trainer(model, arguments, train_dataset=images["train"], callbacks=[search])
-    remove_torn_checkpoints(checkpoints, 1)
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    train_on(trainer, checkpoints)
     accuracies = model.evaluate_paths(images["validation"])
     seconds = time.process_time() - began
     folder = journal.folder / "models" / search_part(name, seed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 from hf_mixture.training.journal import Journal, begin
@@ -162,6 +161,7 @@ def _train(
     from hf_mixture.models.taskexpert.data_collator import collate_scenes
     from hf_mixture.models.taskexpert.trainer import TaskExpertTrainer, TaskLossCallback
     from hf_mixture.training import report
+    from hf_mixture.training.stage import train_on
 
     name, seed = planned
     part = part_of(name, seed)
@@ -176,7 +176,7 @@ def _train(
         callbacks=[TaskLossCallback()],
     )
     began = time.process_time()
-    trainer.train(resume_from_checkpoint=_checkpoint_to_resume(checkpoints, recipe.training["max_steps"]))
+    train_on(trainer, checkpoints)
     seconds = time.process_time() - began
     model.eval()
     folder = journal.folder / "models" / part
@@ -185,16 +185,6 @@ def _train(
     folder.mkdir(parents=True, exist_ok=True)
     report.write_log(trainer.state.log_history, folder / "log.jsonl")
     return {"parameters": model.num_parameters(), "cpu_seconds": seconds, **_measure(recipe, model, rows)}
-
-
-def _checkpoint_to_resume(folder: Path, max_steps: int) -> str | None:
-    """The last whole checkpoint before the last step."""
-    from hf_mixture.training.stage import last_checkpoint, remove_torn_checkpoints
-
-    remove_torn_checkpoints(folder, 1)
-    # A Trainer that resumes at its last step, and not at the end of an epoch, takes one step more.
-    shutil.rmtree(folder / f"checkpoint-{max_steps}", ignore_errors=True)
-    return last_checkpoint(folder)
 
 
 def _measure(recipe: TaskExpertRecipe, model: Any, rows: dict[str, SceneRows]) -> dict[str, Any]:
