@@ -14,6 +14,7 @@ from hf_mixture.training.commands import packaged_recipes
 
 
 COMMANDS = {
+    "completion",
     "curate",
     "describe",
     "doctor",
@@ -145,3 +146,16 @@ def test_describe_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_recipe_belongs_to_a_method() -> None:
     assert {name for method in list_methods() for name in method.recipes} == set(packaged_recipes())
+
+
+def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.sh"
+    script.write_text(capsys.readouterr().out, encoding="utf-8")
+    asked = (
+        f"source {script}; complete_with=$(complete -p hf-mixture | sed 's/.*-F \\([^ ]*\\).*/\\1/'); "
+        'try() { COMP_WORDS=(hf-mixture "$@"); COMP_CWORD=$#; $complete_with; echo ${COMPREPLY[*]}; }; '
+        "try desc; try describe --js"
+    )
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["describe", "--json"]
