@@ -205,7 +205,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         plug_point='AutoModel, AutoImageProcessor, model_type "matsim"; load_metric("one_shot_retrieval")',
         document="docs/matsim.md",
         recipes=("matsim_materials",),
-        evidence=("matsim",),
+        evidence=("matsim_materials", "matsim"),
     ),
     MethodInfo(
         name="MixER",
