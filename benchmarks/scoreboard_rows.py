@@ -397,10 +397,14 @@ def lists_rows(result: dict[str, Any]) -> Rows:
         {
             "candidate": name,
             "CPU s": _quartiles(row),
+            "s, 2 threads": _quartiles(result["wall_seconds"][name]),
             "scored items per user": f"{result['scored_items'][name]:,.0f}",
             "CPU time of retrieve / of this": "1"
             if name == "retrieve"
             else _quartiles(result["cpu_time_ratios"][f"retrieve / {name}"]),
+            "time of retrieve / of this": "1"
+            if name == "retrieve"
+            else _quartiles(result["time_ratios"][f"retrieve / {name}"]),
         }
         for name, row in result["cpu_seconds"].items()
     ]
