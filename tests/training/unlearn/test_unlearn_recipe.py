@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from hf_mixture.training import movielens
 from hf_mixture.training.resolve import find_recipe, resolve_recipe
 from hf_mixture.training.unlearn import data as unlearn_data
 from hf_mixture.training.unlearn.arms import arms_of
@@ -117,22 +117,14 @@ def test_a_tenth_of_each_users_interactions_is_held_out_twice() -> None:
     assert len({*train.keys.tolist(), *validation.keys.tolist(), *test.keys.tolist()}) == 44
 
 
-def test_films_come_from_the_installed_wheel_or_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    if find_spec(unlearn_data.WHEEL) is None:
-        with pytest.raises(ValueError, match=re.escape(unlearn_data.INSTALL)):
-            unlearn_data.movielens_folder()
-        pytest.skip(f"MovieLens-100K is not installed: {unlearn_data.INSTALL}")
+def test_films_and_genres() -> None:
+    if find_spec(movielens.WHEEL) is None:
+        pytest.skip(f"MovieLens-100K is not installed: {movielens.INSTALL}")
     data = unlearn_data.load_movielens()
     assert (data.train.num_users, data.train.num_items) == (943, 1682)
     # The ratings of 4 and 5 stars of the published file.
     assert len(data.train) + len(data.validation) + len(data.test) == 55_375
     assert data.features["genres"].shape == (1682, 19)
-    monkeypatch.setattr(unlearn_data, "CHECKSUMS", {"ml-100k.inter": "0" * 64})
-    with pytest.raises(ValueError, match=r"is missing or not the file of recbole 1\.2\.1; reinstall it"):
-        unlearn_data.movielens_folder()
-    monkeypatch.setattr(unlearn_data, "WHEEL", "no-such-wheel")
-    with pytest.raises(ValueError, match="needs the wheel no-such-wheel"):
-        unlearn_data.movielens_folder()
 
 
 def test_arrays_are_read_and_what_is_missing_is_named(tmp_path: Path) -> None:
