@@ -166,7 +166,7 @@ _METHODS: tuple[MethodInfo, ...] = (
             "knn_embed_citation",
             "knn_embed_movielens",
         ),
-        evidence=("knn_embed_movielens", "knn_embed"),
+        evidence=("knn_embed_citation", "knn_embed_movielens", "knn_embed"),
     ),
     MethodInfo(
         name="MMRecUn",
@@ -187,7 +187,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         plug_point="TaskExpertForMultiTaskVision.from_pretrained(...)",
         document="docs/taskexpert.md",
         recipes=("taskexpert_scenes",),
-        evidence=("taskexpert_scenes",),
+        evidence=("taskexpert_scenes", "taskexpert"),
     ),
     MethodInfo(
         name="Balanced Mixture of SuperNets",
