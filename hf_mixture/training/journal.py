@@ -6,6 +6,8 @@ A run killed at any moment leaves both files whole, because each is written besi
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,14 @@ class Journal:
         self.folder = folder
         self.finished = finished
         self.num_processes = num_processes
+
+    def measure(self, part: str, work: Callable[[], Any]) -> None:
+        """Do a part of a run, unless it is finished; what `work` returns is recorded, and its checkpoints go."""
+        if part in self.finished:
+            return
+        print(f"\n== {part}", flush=True)
+        self.finish(part, work())
+        shutil.rmtree(self.folder / "checkpoints" / part, ignore_errors=True)
 
     def finish(self, part: str, measured: Any) -> None:
         """Record a part as finished, on disk, before the run goes on."""

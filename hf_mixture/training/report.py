@@ -125,6 +125,24 @@ def write_log(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in log))
 
 
+def print_outcome(output_dir: str, text: str, *, model: str) -> None:
+    """Print the table of a run, and where everything is.
+
+    Args:
+        output_dir: The run folder, as the recipe names it.
+        text: Table and findings.
+        model: Folder of the published model, inside the run folder.
+    """
+    print(f"\n{text.strip()}\n")
+    for what, name in {
+        "report": "report.md",
+        "plots": "*.png",
+        "model": f"{model}, with its card",
+        "results": "results.json",
+    }.items():
+        print(f"{what:<8} {Path(output_dir)}/{name}", flush=True)
+
+
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Write `results.json` with its format, version and the machine that made it."""
     from hf_mixture.hub.cards import package_versions

@@ -31,7 +31,9 @@ def kill_once_there(words: list[str], path: Path) -> None:
 
 
 def without_times(value: Any) -> Any:
-    """The results of a run without how long it took and how it was called."""
+    """The results of a run without how long it took, where it ran and how it was called."""
+    left_out = ("seconds_per_step", "command", "machine")
     if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in ("seconds_per_step", "command")}
+        kept = {key: item for key, item in value.items() if key not in left_out and not key.endswith("cpu_seconds")}
+        return {key: without_times(item) for key, item in kept.items()}
     return [without_times(item) for item in value] if isinstance(value, list) else value

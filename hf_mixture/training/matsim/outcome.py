@@ -72,13 +72,8 @@ def conclude(recipe: MatSimRecipe, journal: Journal, data: Data, command: str) -
         images[0][name].save(published / f"example_{name}.png")
     report.write_card(published, recipe, shown)
     shutil.rmtree(journal.folder / "checkpoints", ignore_errors=True)
-    place = Path(recipe.output_dir)
-    print(f"\n{report.body(shown).partition('![')[0]}")
-    print(
-        f"report   {place}/report.md\nplots    {place}/*.png\n"
-        f"model    {place}/models/{published.name}, with its card\nresults  {place}/results.json",
-        flush=True,
-    )
+    text = report.body(shown).partition("![")[0]
+    common.print_outcome(recipe.output_dir, text, model=f"models/{published.name}")
     return results
 
 

@@ -6,9 +6,8 @@ reload check. A run that is killed continues at the part it was in, and a traini
 
 from __future__ import annotations
 
-import shutil
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from hf_mixture.training.journal import Journal, begin
@@ -54,17 +53,9 @@ def matsim_recipe(
     data = Data(recipe)
     _colour_baselines(recipe, journal, data)
     for seed in recipe.seeds:
-        part = f"untrained-{seed}"
-        if part not in journal.finished:
-            print(f"\n== {part}", flush=True)
-            model = build_model(recipe, recipe.publish, seed)
-            journal.finish(part, _scores(recipe, model, data))
+        journal.measure(f"untrained-{seed}", partial(_untrained, recipe, data, seed))
         for candidate in recipe.candidates:
-            part = f"{candidate}-{seed}"
-            if part not in journal.finished:
-                print(f"\n== {part}", flush=True)
-                journal.finish(part, _train(recipe, journal, data, candidate, seed))
-                shutil.rmtree(journal.folder / "checkpoints" / part, ignore_errors=True)
+            journal.measure(f"{candidate}-{seed}", partial(_train, recipe, journal, data, candidate, seed))
     return conclude(recipe, journal, data, command)
 
 
@@ -135,6 +126,10 @@ def _scores(recipe: MatSimRecipe, model: Any, data: Data) -> dict[str, Any]:
         found[stage] = score(**embeddings, splits=splits, votes=recipe.votes)
     found["cosines"] = cosines_by_difference(embeddings["mixtures"], data.test["mixtures"])
     return found
+
+
+def _untrained(recipe: MatSimRecipe, data: Data, seed: int) -> dict[str, Any]:
+    return _scores(recipe, build_model(recipe, recipe.publish, seed), data)
 
 
 def _train(recipe: MatSimRecipe, journal: Journal, data: Data, candidate: str, seed: int) -> dict[str, Any]:

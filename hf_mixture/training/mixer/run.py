@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,8 @@ def mixer_recipe(
         data = load_collection(recipe, name)
         for planned in recipe.runs:
             part = part_of(*planned)
-            if planned[0] == name and part not in journal.finished:
-                print(f"\n== {part}", flush=True)
-                journal.finish(part, _train(recipe, journal, data, planned))
-                shutil.rmtree(journal.folder / "checkpoints" / part, ignore_errors=True)
+            if planned[0] == name:
+                journal.measure(part, partial(_train, recipe, journal, data, planned))
     return conclude(recipe, journal, command)
 
 

@@ -76,13 +76,8 @@ def conclude(recipe: RetrievalRecipe, journal: Journal, split: Split, command: s
         shutil.copy(journal.folder / name, model / name)
     report.write_card(model, shown, published=recipe.publish)
     shutil.rmtree(journal.folder / "checkpoints", ignore_errors=True)
-    place = Path(recipe.output_dir)
-    print(f"\n{report.table(rows)}\n\n" + "\n".join(results["verdicts"]))
-    print(
-        f"\nreport   {place}/report.md\nplots    {place}/*.png\nmodel    {place}/model, with its card\n"
-        f"results  {place}/results.json",
-        flush=True,
-    )
+    text = "\n".join([report.table(rows), "", *results["verdicts"]])
+    common.print_outcome(recipe.output_dir, text, model="model")
     return results
 
 

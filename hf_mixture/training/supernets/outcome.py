@@ -9,7 +9,6 @@ import math
 import shutil
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hf_mixture.training import report as common
@@ -83,13 +82,7 @@ def conclude(recipe: SuperNetsRecipe, journal: Journal, images: Any, names: list
     size = (recipe.images.image_size, recipe.network.get("num_channels", 3))
     report.write_card(folder, shown, about_images=describe_images(recipe.images), size=size)
     shutil.rmtree(journal.folder / "checkpoints", ignore_errors=True)
-    place = Path(recipe.output_dir)
-    print(f"\n{report.body(shown).partition('![')[0]}")
-    print(
-        f"report   {place}/report.md\nplots    {place}/*.png\nmodel    {place}/model, with its card\n"
-        f"searches {place}/models\nresults  {place}/results.json",
-        flush=True,
-    )
+    common.print_outcome(recipe.output_dir, report.body(shown).partition("![")[0], model="model")
     return results
 
 

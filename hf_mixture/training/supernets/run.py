@@ -6,7 +6,7 @@ more to be published. A run that is killed continues at the part it was in, and 
 
 from __future__ import annotations
 
-import shutil
+from functools import partial
 from typing import Any
 
 from hf_mixture.training.journal import begin
@@ -51,11 +51,7 @@ def supernets_recipe(
             journal.finish(alone_part(index, seed), measured)
     for seed in recipe.seeds:
         for name in recipe.searches:
-            part = search_part(name, seed)
-            if part not in journal.finished:
-                print(f"\n== {part}: {recipe.steps_of(name):,} steps", flush=True)
-                journal.finish(part, search_in(recipe, journal, images, names, (name, seed)))
-                shutil.rmtree(journal.folder / "checkpoints", ignore_errors=True)
+            journal.measure(search_part(name, seed), partial(search_in, recipe, journal, images, names, (name, seed)))
     return conclude(recipe, journal, images, names, command)
 
 

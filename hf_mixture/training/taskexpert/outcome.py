@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from pathlib import Path
 from typing import Any
 
 from hf_mixture.training import report as common
@@ -74,13 +73,8 @@ def conclude(
     processor.save_pretrained(str(published))
     report.write_card(published, shown)
     shutil.rmtree(journal.folder / "checkpoints", ignore_errors=True)
-    place = Path(recipe.output_dir)
-    print(f"\n{report.body(shown).partition('![')[0]}")
-    print(
-        f"report   {place}/report.md\nplots    {place}/*.png\n"
-        f"model    {place}/models/{published.name}, with its card\nresults  {place}/results.json",
-        flush=True,
-    )
+    text = report.body(shown).partition("![")[0]
+    common.print_outcome(recipe.output_dir, text, model=f"models/{published.name}")
     return results
 
 

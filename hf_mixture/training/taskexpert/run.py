@@ -6,8 +6,8 @@ killed continues at the part it was in, and a training at its last checkpoint.
 
 from __future__ import annotations
 
-import shutil
 import time
+from functools import partial
 from typing import Any
 
 from hf_mixture.training.journal import Journal, begin
@@ -47,12 +47,8 @@ def taskexpert_recipe(
     processor = processor_of(recipe)
     data = load_data(recipe)
     rows = {split: scene_rows(data[split], processor, recipe.tasks) for split in ("train", "validation", "test")}
-    for name, seed in recipe.runs:
-        part = part_of(name, seed)
-        if part not in journal.finished:
-            print(f"\n== {part}", flush=True)
-            journal.finish(part, _train(recipe, journal, rows, planned=(name, seed), backbone=backbone))
-            shutil.rmtree(journal.folder / "checkpoints" / part, ignore_errors=True)
+    for planned in recipe.runs:
+        journal.measure(part_of(*planned), partial(_train, recipe, journal, rows, planned=planned, backbone=backbone))
     return conclude(recipe, journal, rows["test"], data["test"], processor=processor, command=command)
 
 

@@ -66,13 +66,8 @@ def conclude(recipe: UnlearnRecipe, journal: Journal, data: Any, command: str) -
         shutil.copy(journal.folder / name, published / name)
     report.write_card(published, shown)
     shutil.rmtree(journal.folder / "trainer", ignore_errors=True)
-    place = Path(recipe.output_dir)
-    print(f"\n{report.body(shown).partition('![')[0]}")
-    print(
-        f"report   {place}/report.md\nplots    {place}/*.png\n"
-        f"model    {place}/models/{published.name}, with its card\nresults  {place}/results.json",
-        flush=True,
-    )
+    text = report.body(shown).partition("![")[0]
+    common.print_outcome(recipe.output_dir, text, model=f"models/{published.name}")
     return results
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 import yaml
 from documents import code_blocks
 from killed_runs import kill_once_there
+from small_runs import results_of, write_recipe
 from transformers import AutoModel
 
 from hf_mixture import MatSimModel
@@ -45,24 +45,10 @@ TINY = {
 }
 
 
-def write_recipe(folder: Path, **changes: Any) -> str:
-    path = folder / "tiny.yaml"
-    recipe = TINY | {"output_dir": str(folder / "run")} | changes
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    return str(path)
-
-
-def load(folder: Path) -> dict[str, Any]:
-    results = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
-    for row in results["rows"]:
-        del row["cpu_seconds"]
-    return {key: value for key, value in results.items() if key not in ("command", "machine")}
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("matsim")
-    assert main(["matsim", write_recipe(folder)]) == 0
+    assert main(["matsim", write_recipe(folder, TINY)]) == 0
     return folder
 
 
@@ -79,7 +65,7 @@ def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
         "results.json",
         "retrieval.png",
     }
-    results = load(home)
+    results = results_of(home)
     assert [row["system"] for row in results["rows"]] == [
         "mean_colour",
         "colour_histogram",
@@ -99,11 +85,11 @@ def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
 
 @pytest.mark.parametrize("place", ["checkpoints/info_nce-0/checkpoint-4", "models/symmetric-0"])
 def test_a_killed_run_goes_on_and_ends_the_same(place: str, home: Path, tmp_path: Path) -> None:
-    path = write_recipe(tmp_path)
+    path = write_recipe(tmp_path, TINY)
     kill_once_there(["matsim", path], tmp_path / "run" / place)
     assert main(["matsim", path]) == 2
     assert main(["matsim", path, "--resume"]) == 0
-    assert load(tmp_path) == load(home)
+    assert results_of(tmp_path) == results_of(home)
 
 
 def wheel_or_skip() -> Any:
@@ -154,6 +140,6 @@ def test_what_is_learned_from_mixtures_holds_for_new_materials(tmp_path: Path) -
     recipe["training"]["max_steps"] = 600
     path.write_text(yaml.safe_dump(recipe | {"seeds": [0]}), encoding="utf-8")
     assert main(["matsim", str(path), "--output_dir", str(tmp_path / "run")]) == 0
-    rows = {row["system"]: row for row in load(tmp_path)["rows"]}
+    rows = {row["system"]: row for row in results_of(tmp_path)["rows"]}
     assert rows["symmetric"]["top1_all"][0] >= rows["untrained"]["top1_all"][0] + 0.15
     assert rows["symmetric"]["spearman"][0] > 0.6

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from documents import code_blocks
 from killed_runs import kill_once_there
+from small_runs import results_of, write_recipe
 from transformers import AutoModel
 
 import hf_mixture  # noqa: F401 - registers the model type
@@ -35,26 +33,10 @@ TINY = {
 }
 
 
-def write_recipe(folder: Path) -> str:
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY | {"output_dir": str(folder / "run")}, sort_keys=False), encoding="utf-8")
-    return str(path)
-
-
-def without_times(results: dict[str, Any]) -> dict[str, Any]:
-    for row in results["rows"]:
-        del row["cpu_seconds"]
-    return {key: value for key, value in results.items() if key not in ("command", "machine")}
-
-
-def load(folder: Path) -> dict[str, Any]:
-    return without_times(json.loads((folder / "run" / "results.json").read_text(encoding="utf-8")))
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mixer")
-    assert main(["mixer", write_recipe(folder)]) == 0
+    assert main(["mixer", write_recipe(folder, TINY)]) == 0
     return folder
 
 
@@ -70,7 +52,7 @@ def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
         "results.json",
         "trajectories.png",
     }
-    results = load(home)
+    results = results_of(home)
     assert [(row["collection"], row["system"]) for row in results["rows"]] == [
         ("odebench_small", "mixer"),
         ("odebench_small", "single"),
@@ -92,8 +74,8 @@ def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
     "place", ["checkpoints/odebench_small-single-0/checkpoint-4", "models/odebench_small-mixer-0"]
 )
 def test_a_killed_run_goes_on_and_ends_the_same(place: str, home: Path, tmp_path: Path) -> None:
-    path = write_recipe(tmp_path)
+    path = write_recipe(tmp_path, TINY)
     kill_once_there(["mixer", path], tmp_path / "run" / place)
     assert main(["mixer", path]) == 2
     assert main(["mixer", path, "--resume"]) == 0
-    assert load(tmp_path) == load(home)
+    assert results_of(tmp_path) == results_of(home)

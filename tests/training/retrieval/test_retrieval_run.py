@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from documents import code_blocks
 from killed_runs import kill_once_there
+from small_runs import results_of, write_recipe
 
 import hf_mixture  # noqa: F401 - registers the model type
 from hf_mixture.cli.main import main
@@ -51,28 +49,10 @@ TINY = {
 }
 
 
-def write_recipe(folder: Path) -> str:
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY | {"output_dir": str(folder / "run")}, sort_keys=False), encoding="utf-8")
-    return str(path)
-
-
-def load(folder: Path) -> Any:
-    results = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
-    text = json.dumps({k: v for k, v in results.items() if k not in ("command", "machine", "part_cpu_seconds")})
-    return forget_seconds(json.loads(text))
-
-
-def forget_seconds(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: forget_seconds(v) for k, v in value.items() if not k.endswith("cpu_seconds")}
-    return [forget_seconds(v) for v in value] if isinstance(value, list) else value
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("retrieval")
-    assert main(["retrieve", write_recipe(folder)]) == 0
+    assert main(["retrieve", write_recipe(folder, TINY)]) == 0
     return folder
 
 
@@ -90,7 +70,7 @@ def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
         "study.png",
         "vectors",
     }
-    results = load(home)
+    results = results_of(home)
     systems = [row["system"] for row in results["rows"]]
     assert systems[:3] == ["popularity", "user-CF, k=5", "item-CF"]
     assert len(systems) == 3 + 3 * 4
@@ -113,8 +93,8 @@ def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
     "place", ["checkpoints/twhin-1/checkpoint-4", "vectors/choose-twhin.npz", "vectors/als-1.npz"]
 )
 def test_a_killed_run_goes_on_and_ends_the_same(place: str, home: Path, tmp_path: Path) -> None:
-    path = write_recipe(tmp_path)
+    path = write_recipe(tmp_path, TINY)
     kill_once_there(["retrieve", path], tmp_path / "run" / place)
     assert main(["retrieve", path]) == 2
     assert main(["retrieve", path, "--resume"]) == 0
-    assert load(tmp_path) == load(home)
+    assert results_of(tmp_path) == results_of(home)

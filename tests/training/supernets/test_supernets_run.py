@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from documents import code_blocks
 from killed_runs import kill_once_there
+from small_runs import results_of, write_recipe
 from transformers import AutoModelForImageClassification
 
 from hf_mixture import BalancedSuperNetMixture
@@ -42,23 +41,10 @@ TINY: dict[str, Any] = {
 }
 
 
-def write_recipe(folder: Path) -> str:
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY | {"output_dir": str(folder / "run")}, sort_keys=False), encoding="utf-8")
-    return str(path)
-
-
-def load(folder: Path) -> dict[str, Any]:
-    results = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
-    for row in results["rows"]:
-        del row["cpu_seconds"]
-    return {key: value for key, value in results.items() if key not in ("command", "machine")}
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("supernets")
-    assert main(["supernets", write_recipe(folder)]) == 0
+    assert main(["supernets", write_recipe(folder, TINY)]) == 0
     return folder
 
 
@@ -75,7 +61,7 @@ def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
         "results.json",
         "search.png",
     }
-    results = load(home)
+    results = results_of(home)
     assert [(row["search"], row["steps"], row["steps_per_model"]) for row in results["rows"]] == [
         ("balanced", 12, 6.0),
         ("single", 6, 6.0),
@@ -100,11 +86,11 @@ def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
 
 @pytest.mark.parametrize("place", ["models/balanced-0", "checkpoints/balanced-1/checkpoint-8"])
 def test_a_killed_run_goes_on_and_ends_the_same(place: str, home: Path, tmp_path: Path) -> None:
-    path = write_recipe(tmp_path)
+    path = write_recipe(tmp_path, TINY)
     kill_once_there(["supernets", path], tmp_path / "run" / place)
     assert main(["supernets", path]) == 2
     assert main(["supernets", path, "--resume"]) == 0
-    assert load(tmp_path) == load(home)
+    assert results_of(tmp_path) == results_of(home)
 
 
 def test_a_real_search_ranks_the_paths_of_digits_with_even_loads_and_says_how_well(tmp_path: Path) -> None:
@@ -116,7 +102,7 @@ def test_a_real_search_ranks_the_paths_of_digits_with_even_loads_and_says_how_we
     searches = "{balanced_4: {num_models: 4}, single_path: {num_models: 1}}"
     command = ["supernets", "supernets_digits", "--output_dir", str(tmp_path / "run"), "--searches", searches]
     assert main([*command, "--search.disable_tqdm", "true"]) == 0
-    results = load(tmp_path)
+    results = results_of(tmp_path)
     four, one = results["rows"]
     assert (four["steps"], four["models"], one["steps"], one["models"]) == (1200, 4, 1200, 1)
     gains = [mine - theirs for mine, theirs in zip(four["spearman"], one["spearman"], strict=True)]

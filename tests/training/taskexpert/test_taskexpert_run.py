@@ -6,12 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from documents import code_blocks
 from killed_runs import kill_once_there
+from small_runs import results_of, write_recipe
 from transformers import AutoModel
 
 import hf_mixture  # noqa: F401 - registers the model type
@@ -51,23 +51,10 @@ TINY = {
 }
 
 
-def write_recipe(folder: Path) -> str:
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY | {"output_dir": str(folder / "run")}, sort_keys=False), encoding="utf-8")
-    return str(path)
-
-
-def load(folder: Path) -> dict[str, Any]:
-    results = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
-    for row in results["rows"]:
-        del row["cpu_seconds"]
-    return {key: value for key, value in results.items() if key not in ("command", "machine")}
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("taskexpert")
-    assert main(["taskexpert", write_recipe(folder)]) == 0
+    assert main(["taskexpert", write_recipe(folder, TINY)]) == 0
     return folder
 
 
@@ -84,7 +71,7 @@ def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
         "report.md",
         "results.json",
     }
-    results = load(home)
+    results = results_of(home)
     assert [row["system"] for row in results["rows"]] == ["dynamic", "constant", "trunk"]
     dynamic, constant, trunk = results["rows"]
     assert dynamic["parameters"] == constant["parameters"] == pytest.approx(trunk["parameters"], rel=0.03)
@@ -108,11 +95,11 @@ def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
 
 @pytest.mark.parametrize("place", ["checkpoints/constant-0/checkpoint-4", "models/trunk-0"])
 def test_a_killed_run_goes_on_and_ends_the_same(place: str, home: Path, tmp_path: Path) -> None:
-    path = write_recipe(tmp_path)
+    path = write_recipe(tmp_path, TINY)
     kill_once_there(["taskexpert", path], tmp_path / "run" / place)
     assert main(["taskexpert", path]) == 2
     assert main(["taskexpert", path, "--resume"]) == 0
-    assert load(tmp_path) == load(home)
+    assert results_of(tmp_path) == results_of(home)
 
 
 def test_a_pretrained_backbone_is_an_option_of_the_recipe() -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from documents import code_blocks
 from killed_runs import kill_once_there
+from small_runs import results_of, write_recipe
 from transformers import AutoModel
 
 import hf_mixture  # noqa: F401 - registers the model type
@@ -52,24 +50,10 @@ TINY = {
 }
 
 
-def write_recipe(folder: Path) -> str:
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY | {"output_dir": str(folder / "run")}, sort_keys=False), encoding="utf-8")
-    return str(path)
-
-
-def load(folder: Path) -> dict[str, Any]:
-    results = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
-    for case in results["cases"]:
-        for row in case["rows"]:
-            del row["cpu_seconds"]
-    return {key: value for key, value in results.items() if key not in ("command", "machine")}
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unlearn")
-    assert main(["unlearn", write_recipe(folder)]) == 0
+    assert main(["unlearn", write_recipe(folder, TINY)]) == 0
     return folder
 
 
@@ -77,7 +61,7 @@ def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
     run = home / "run"
     names = {"journal.json", "levels.png", "models", "recipe.yaml", "report.md", "results.json", "salt.hex"}
     assert {path.name for path in run.iterdir()} == names | {"trade_off.png"}
-    results = load(home)
+    results = results_of(home)
     items, some = results["cases"]
     assert (items["seeds"], some["seeds"]) == ([0, 1], [0])
     assert {row["arm"].partition("@")[0] for row in items["rows"]} == {
@@ -107,11 +91,11 @@ def test_the_output_folder_is_complete_and_the_card_runs(home: Path) -> None:
 
 @pytest.mark.parametrize("place", ["models/lightgcn_mm-items-0-gold", "models/lightgcn_mm-some-0-gold"])
 def test_a_killed_run_goes_on_and_ends_the_same(place: str, home: Path, tmp_path: Path) -> None:
-    path = write_recipe(tmp_path)
+    path = write_recipe(tmp_path, TINY)
     kill_once_there(["unlearn", path], tmp_path / "run" / place)
     assert main(["unlearn", path]) == 2
     assert main(["unlearn", path, "--resume"]) == 0
-    assert load(tmp_path) == load(home)
+    assert results_of(tmp_path) == results_of(home)
 
 
 def test_what_is_promised_of_items_and_users_on_the_videos(tmp_path: Path) -> None:
