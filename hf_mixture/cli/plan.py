@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 
@@ -23,6 +24,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seq", type=int, default=4096, help="tokens of a sequence (default: 4096)")
     parser.add_argument("--batch", type=int, default=256, help="sequences of an optimizer step (default: 256)")
     parser.add_argument("--top", type=int, default=5, help="mappings to show (default: 5)")
+    parser.add_argument("--output", metavar="DIR", help="write plan.json there, and a card with the engines' settings")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     if args.model is None or args.gpus is None:
         raise ValueError("hf-mixture plan needs --model and --gpus, or --recipe")
     from hf_mixture.moe.parallel.planner import plan_folding
-    from hf_mixture.moe.parallel.report import as_json, describe_search
+    from hf_mixture.moe.parallel.report import as_json, describe_search, save_search
     from hf_mixture.moe.parallel.shape import cluster_of
 
     cluster = cluster_of(args.gpu, args.gpus)
@@ -42,10 +44,16 @@ def run(args: argparse.Namespace) -> int:
         found = plan_folding(args.model, cluster, sequence=args.seq, global_batch=args.batch)
     except OSError as error:
         raise FileNotFoundError(f"{args.model!r} cannot be read: {str(error).splitlines()[0]}") from error
+    if args.output is not None:
+        command = f"hf-mixture plan --model {args.model} --gpus {args.gpus} --gpu {args.gpu}"
+        command += f" --seq {args.seq} --batch {args.batch}"
+        save_search(found, Path(args.output), model=args.model, command=command, top=args.top)
     if args.json:
         print(json.dumps(as_json(found, top=args.top), indent=2))
     else:
         print(describe_search(found, top=args.top))
+        if args.output is not None:
+            print(f"\nplan {Path(args.output) / 'plan.json'}\ncard {Path(args.output) / 'README.md'}")
     return 0
 
 
@@ -56,6 +64,8 @@ def _run_recipe(args: argparse.Namespace) -> int:
 
     if args.model is not None or args.gpus is not None:
         raise ValueError("--recipe names its models and GPUs itself; remove --model and --gpus")
+    if args.output is not None:
+        raise ValueError("--recipe names its output_dir itself; remove --output")
     recipe = resolve_folding(find_recipe(args.recipe))
     results = folding_recipe(recipe, command=f"hf-mixture plan --recipe {args.recipe}")
     if args.json:

@@ -12,6 +12,7 @@ from tiny_facts import WORDS, prompts, save, word_tokenizer
 from transformers import AutoModelForCausalLM
 
 from hf_mixture.cli.main import main
+from hf_mixture.moe.anatomy import find_routers
 from hf_mixture.moe.mote.auto import AutoMoTE
 from hf_mixture.moe.mote.edits import ExpertEdits
 
@@ -127,6 +128,46 @@ def test_a_scan_classifies_what_the_model_says(
     # Without topics there is no control, and it says so.
     assert run("apply", tmp_path / "scan", "--target", "low", "--top", 1, "--output", tmp_path / "edits") == 0
     assert not (tmp_path / "edits" / "topic_control").exists()
+
+
+def test_experts_that_are_named_are_edited_without_a_scan(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = next(router.layer for router in find_routers(AutoModelForCausalLM.from_pretrained(model)))
+    folder = tmp_path / "edits"
+    assert run("edit", model, "--off", f"{layer}:1", f"{layer}:3", "--output", folder) == 0
+    assert "2 edits (reroute) written to" in capsys.readouterr().out
+    edits = ExpertEdits.from_pretrained(folder)
+    assert [(edit.layer, edit.expert, edit.op) for edit in edits.edits] == [(layer, 1, "off"), (layer, 3, "off")]
+    assert edits.fingerprint is not None
+    assert "AutoMoTE.from_pretrained" in (folder / "README.md").read_text(encoding="utf-8")
+    ids = torch.tensor([word_tokenizer()("w3 w4 w5")["input_ids"]])
+    with torch.no_grad():
+        plain = AutoModelForCausalLM.from_pretrained(model)(ids).logits
+        assert not torch.equal(AutoMoTE.from_pretrained(folder, base_model=str(model))(ids).logits, plain)
+    path = edits.edits[0].module
+    assert run("edit", model, "--on", f"{path}:0", "--output", tmp_path / "forced") == 0
+    assert ExpertEdits.from_pretrained(tmp_path / "forced").mode == "force"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to edit"),
+        (["--off", "3-1"], "'3-1' is not LAYER:EXPERT"),
+        (["--off", "99:1"], "'99:1': no router in layer 99; the layers with experts are"),
+        (["--off", "LAYER:99"], "99"),
+        (["--off", *[f"LAYER:{expert}" for expert in range(8)]], "experts"),
+    ],
+)
+def test_edits_that_the_model_cannot_have_are_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    layer = next(router.layer for router in find_routers(AutoModelForCausalLM.from_pretrained(model)))
+    given = [word.replace("LAYER", str(layer)) for word in words]
+    assert run("edit", model, *given, "--output", tmp_path / "edits") == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "edits").exists()
 
 
 def test_errors_are_one_line(model: Path, scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import pkgutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +30,30 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load(args: argparse.Namespace) -> tuple[Any, Any]:
     """Load the model of a command, and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    model = load_model(args)
+    with _one_line(args.model):
+        return model, AutoTokenizer.from_pretrained(args.model, revision=args.revision)
+
+
+def load_model(args: argparse.Namespace) -> Any:
+    """Load the model of a command."""
+    from transformers import AutoModelForCausalLM
 
     options = {"revision": args.revision, "dtype": args.dtype}
     if args.device_map is not None:
         options["device_map"] = args.device_map
+    with _one_line(args.model):
+        return AutoModelForCausalLM.from_pretrained(args.model, **options).eval()
+
+
+@contextlib.contextmanager
+def _one_line(name: str) -> Iterator[None]:
     try:
-        model = AutoModelForCausalLM.from_pretrained(args.model, **options)
-        tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision)
+        yield
     except OSError as error:
-        raise FileNotFoundError(f"{args.model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return model.eval(), tokenizer
+        raise FileNotFoundError(f"{name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def behaviour_of(text: str) -> Any:

@@ -1,8 +1,11 @@
-"""The cache of a generation: that of the primary, its latents of every level, and what its peers have said."""
+"""The cache of a generation: that of the primary, its latents of every level, and what its peers have said.
+
+Letters: B rows, T new tokens of the primary, S all of them, N tokens of all peers, H heads, R latent size.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class LatentLayer(DynamicLayer):
-    """Keys and values of the latents of one level, with room for tokens to come.
+    """Keys and values of the latents of one level, behind those of the peers, with room for tokens to come.
 
     Where no gradients flow, a new token is written into the room, which doubles when it is full; all others stay where
-    they are.
+    they are, and a step attends to one tensor that nobody has to put together.
     """
 
     keys: Tensor
@@ -29,28 +32,39 @@ class LatentLayer(DynamicLayer):
         super().__init__()
         self._rooms: tuple[Tensor, Tensor] | None = None
         self._written: Tensor | None = None
+        self._peer_keys: Tensor | None = None
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add the latents of new tokens [B, H, T, R/H] and return those of all [B, H, S, R/H]."""
-        start = self.get_seq_length()
-        if torch.is_grad_enabled() or start == 0:
-            keys, values = super().update(key_states, value_states, *args, **kwargs)
-            return keys, values
-        stop = start + key_states.shape[-2]
-        # Beam search and cropping put tensors of their own in the place of what was written here.
-        if self._rooms is None or self.keys is not self._written or self._rooms[0].shape[-2] < stop:
-            self._rooms = _with_room(self.keys, 2 * stop), _with_room(self.values, 2 * stop)
+    def update(
+        self, key_states: Tensor, value_states: Tensor, peer_keys: Tensor, peer_values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Add the latents of new tokens [B, H, T, R/H] and return those of peers and all tokens [B, H, N + S, R/H]."""
+        if torch.is_grad_enabled():
+            keys, values = super().update(key_states, value_states)
+            return torch.cat([peer_keys, keys], dim=-2), torch.cat([peer_values, values], dim=-2)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        num_peer, start = peer_keys.shape[-2], self.get_seq_length()
+        first, stop = num_peer + start, num_peer + start + key_states.shape[-2]
+        # Beam search and cropping put tensors of their own in the place of what was written here; peers that read
+        # along do so with theirs.
+        is_ours = self.keys is self._written and peer_keys is self._peer_keys
+        if self._rooms is None or not is_ours or self._rooms[0].shape[-2] < stop:
+            own = (self.keys, self.values) if start else (key_states[:, :, :0], value_states[:, :, :0])
+            size = 2 * stop - num_peer
+            self._rooms = _with_room(peer_keys, own[0], size), _with_room(peer_values, own[1], size)
         keys, values = self._rooms
-        keys[:, :, start:stop] = key_states
-        values[:, :, start:stop] = value_states
-        self.keys, self.values = keys[:, :, :stop], values[:, :, :stop]
-        self._written = self.keys
-        return self.keys, self.values
+        keys[:, :, first:stop] = key_states
+        values[:, :, first:stop] = value_states
+        self.keys, self.values = keys[:, :, num_peer:stop], values[:, :, num_peer:stop]
+        self._written, self._peer_keys = self.keys, peer_keys
+        return keys[:, :, :stop], values[:, :, :stop]
 
 
-def _with_room(states: Tensor, num_tokens: int) -> Tensor:
-    room = states.new_empty(*states.shape[:2], num_tokens, states.shape[-1])
-    room[:, :, : states.shape[-2]] = states
+def _with_room(of_peers: Tensor, own: Tensor, num_tokens: int) -> Tensor:
+    room = own.new_empty(*own.shape[:2], num_tokens, own.shape[-1])
+    num_peer = of_peers.shape[-2]
+    room[:, :, :num_peer] = of_peers
+    room[:, :, num_peer : num_peer + own.shape[-2]] = own
     return room
 
 
@@ -79,8 +93,10 @@ class MotCache(DynamicCache):
         return False
 
     def update_latents(self, keys: Tensor, values: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Add the latents of new tokens [B, H, T, R/H] and return those of all [B, H, S, R/H]."""
-        return self.update(keys, values, self.first_latent_layer + level)
+        """Add the latents of new tokens [B, H, T, R/H] and return those of peers and all tokens [B, H, N + S, R/H]."""
+        return self.update(
+            keys, values, self.first_latent_layer + level, self.peers.keys[level], self.peers.values[level]
+        )
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,54 +63,27 @@ class InteractionLevel(nn.Module):
         """Keys and values [B, H, N, R/H] of latents [B, N, R]."""
         return self._heads(self.key(latents)), self._heads(self.value(latents))
 
-    def update(
-        self, expert: int, latents: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], mask: Tensor
-    ) -> Tensor:
+    def update(self, expert: int, latents: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Compute what the primary adds to its hidden states.
 
         Args:
             expert: Index of the primary.
             latents: Its latents [B, T, R].
-            keys: Keys of its own tokens [B, H, S, R/H] and of all peers [B, H, N, R/H].
+            keys: Keys of all peers and of its own tokens [B, H, N + S, R/H].
             values: Their values.
-            mask: Which of them each token sees [B, T, S + N]; at least one.
+            mask: Which of them each token sees [B, T, N + S]; at least one.
 
         Returns:
             The update [B, T, D], in the type of this level.
         """
-        attended = attend(self._heads(self.query(latents)), keys, values, mask.unsqueeze(1))
+        queries = self._heads(self.query(latents))
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask.unsqueeze(1))
         mixed = self.output(attended.transpose(1, 2).flatten(-2))
         update: Tensor = self.up[expert](self.norm_out(mixed + latents))
         return update
 
     def _heads(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-
-def attend(queries: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Attend to keys that lie in several tensors.
-
-    A single query, as in each step of a generation, costs less than to copy all keys into one tensor.
-
-    Args:
-        queries: Queries [B, H, T, R/H].
-        keys: Parts [B, H, n, R/H] of the keys.
-        values: The same parts of the values.
-        mask: Which keys each query sees, in the order of the parts [B, 1, T, sum of n]; at least one.
-
-    Returns:
-        Weighted means of the values [B, H, T, R/H].
-    """
-    if queries.shape[-2] > 1:
-        attended: Tensor = F.scaled_dot_product_attention(
-            queries, torch.cat([*keys], dim=-2), torch.cat([*values], dim=-2), attn_mask=mask
-        )
-        return attended
-    scaled = queries * queries.shape[-1] ** -0.5
-    logits = torch.cat([scaled @ part.transpose(-1, -2) for part in keys], dim=-1).masked_fill(~mask, float("-inf"))
-    # In float32, as the fused kernels do.
-    shares = logits.softmax(-1, dtype=torch.float32).to(logits.dtype).split([part.shape[-2] for part in keys], dim=-1)
-    return torch.stack([share @ part for share, part in zip(shares, values, strict=True)]).sum(0)
 
 
 def num_level_parameters(widths: Sequence[int], latent_size: int) -> int:

@@ -173,20 +173,17 @@ class PrimaryRun:
         keys, values = interaction.keys_values(latents)
         if self.cache is not None:
             keys, values = self.cache.update_latents(keys, values, level)
+        else:
+            keys = torch.cat([self.peers.keys[level], keys], dim=-2)
+            values = torch.cat([self.peers.values[level], values], dim=-2)
         if self.mask is None or level == 0:
-            self.mask = self._visible(keys.shape[-2], num_queries, latents)
-        update = interaction.update(
-            self.expert,
-            latents,
-            (keys, self.peers.keys[level]),
-            (values, self.peers.values[level]),
-            self.mask.to(latents.device),
-        )
+            self.mask = self._visible(keys.shape[-2] - self.peers.keys[level].shape[-2], num_queries, latents)
+        update = interaction.update(self.expert, latents, keys, values, self.mask.to(latents.device))
         return hidden + update.to(hidden.device, hidden.dtype)
 
     def _visible(self, num_own: int, num_queries: int, latents: Tensor) -> Tensor:
-        """Which of its own tokens and of its peers' each of the last tokens sees [B, T, S + N]."""
+        """Which of its peers' tokens and of its own each of the last tokens sees [B, T, N + S]."""
         tokens = latents.new_ones(len(latents), num_own) if self.attention_mask is None else self.attention_mask
         own = own_visible(tokens[:, :num_own].to(latents.device), num_queries)
         others = self.peers.mask(num_own - num_queries, num_own).to(latents.device)
-        return torch.cat([own, others], dim=-1)
+        return torch.cat([others, own], dim=-1)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.hub.cards import markdown_table
-from hf_mixture.moe.parallel.engines import to_megatron_args
+from hf_mixture.moe.parallel.engines import to_megatron_args, to_torchtitan
 from hf_mixture.moe.parallel.planner import Candidate, FoldingSearch
+
+
+# What a `FoldingPlan` is made of; the other sizes follow.
+_PLAN_SIZES = ("tp", "cp", "pp", "ep", "etp")
 
 
 def describe_search(found: FoldingSearch, *, top: int = 5) -> str:
@@ -102,6 +109,50 @@ def as_json(found: FoldingSearch, *, top: int = 5) -> dict[str, Any]:
         "fitting": [_entry(candidate) for candidate in found.fitting[:top]],
         "reasons": reasons(found),
     }
+
+
+def save_search(found: FoldingSearch, folder: Path, *, model: str, command: str, top: int = 5) -> None:
+    """Write `plan.json`, and a `README.md` that says how each engine is started with the best mapping.
+
+    Args:
+        found: The search.
+        folder: Where to; made where it is missing.
+        model: What the model is called.
+        command: The command, for the card.
+        top: Mappings to show.
+
+    Raises:
+        ValueError: If no mapping fits; nothing has been written.
+    """
+    document, said = as_json(found, top=top) | {"model": model}, describe_search(found, top=top)
+    plan = found.best.mapping.plan
+    sizes = ", ".join(f"{name}={getattr(plan, name)}" for name in ("world", *_PLAN_SIZES))
+    lines = [f"# {model} on {found.cluster.num_gpus} GPUs", "", f"`{command}`", "", said, "", "## How to use it", ""]
+    lines += ["```python", "from hf_mixture import FoldingPlan", "", f"plan = FoldingPlan({sizes})"]
+    by_transformers = [one for one in found.fitting if one.engines["transformers"] is None]
+    if found.best.engines["transformers"] is None:
+        lines.append('# In each process: from_pretrained("MODEL", distributed_config=plan.to_distributed_config())')
+    elif by_transformers:
+        other = by_transformers[0]
+        slower = other.estimate.step_seconds / found.best.estimate.step_seconds
+        sizes = ", ".join(f"{name}={getattr(other.mapping.plan, name)}" for name in ("world", *_PLAN_SIZES))
+        lines += [
+            f"# The best that transformers runs takes {slower:.2f} x the time:",
+            f"stock = FoldingPlan({sizes})",
+            '# In each process: from_pretrained("MODEL", distributed_config=stock.to_distributed_config())',
+        ]
+    lines += [
+        "```",
+        "",
+        "```bash",
+        f"torchrun --nproc-per-node {found.cluster.gpus_per_node} train.py  # transformers",
+    ]
+    lines += [f"pretrain_gpt.py {' '.join(to_megatron_args(plan))}  # Megatron-LM", "```", ""]
+    if found.best.engines["torchtitan"] is None:
+        lines += ["For torchtitan:", "", "```toml", to_torchtitan(plan).rstrip(), "```", ""]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "plan.json", json.dumps(document, indent=2) + "\n")
+    write_atomic(folder / "README.md", "\n".join(lines))
 
 
 def _row(candidate: Candidate) -> dict[str, Any]:

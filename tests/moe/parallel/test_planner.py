@@ -189,6 +189,25 @@ def test_the_command(tmp_path, capsys):
     assert "cannot be read" in capsys.readouterr().err
 
 
+def test_a_plan_is_a_file_and_a_card(tmp_path, capsys):
+    MixtralConfig(**MIXTRAL).save_pretrained(tmp_path / "model")
+    words = ["plan", "--model", str(tmp_path / "model"), "--gpus", "64", "--output", str(tmp_path / "plan")]
+    assert main(words) == 0
+    assert f"plan {tmp_path / 'plan' / 'plan.json'}" in capsys.readouterr().out
+    document = json.loads((tmp_path / "plan" / "plan.json").read_text(encoding="utf-8"))
+    assert (document["format"], document["best"]["sizes"]["world"]) == ("hf_mixture_folding", 64)
+    card = (tmp_path / "plan" / "README.md").read_text(encoding="utf-8")
+    block = card.split("```python\n")[1].split("```")[0]
+    made: dict[str, Any] = {}
+    exec(block, made)  # noqa: S102 - the example of the card
+    sizes = {name: getattr(made["plan"], name) for name in document["best"]["sizes"]}
+    assert sizes == document["best"]["sizes"]
+    assert made.get("stock", made["plan"]).to_distributed_config().ep_size
+    assert " ".join(document["best"]["megatron_args"]) in card
+    assert main([*words[:1], "--recipe", "plan_mixtral", "--output", "x"]) == 2
+    assert "remove --output" in capsys.readouterr().err
+
+
 def test_long_contexts_were_not_fitted_and_are_near():
     """Context parallelism: the mappings of the paper from 16k to 128k tokens, of which nothing was fitted."""
     content = json.loads(PUBLISHED.read_text(encoding="utf-8"))
