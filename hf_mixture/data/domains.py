@@ -6,6 +6,7 @@ environment (`installed:<domain>`).
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from hf_mixture.data.textfiles import read_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["domains_from_clusters", "installed_packages", "load_domain", "load_domains", "split_by_domain"]
 
@@ -85,8 +88,9 @@ def load_domain(source: Any, *, held_out: float = HELD_OUT) -> DatasetDict:
         source: One of
 
             - a path or `Source`: a text file (cut into documents at blank lines), a folder of text files (one document
-              each), a json, jsonl, parquet, csv or arrow file, a folder of these, a folder written by `save_to_disk`,
-              the id of a Hub data set, or `"installed:<domain>"` (see `installed_packages`);
+              each, or cut likewise where they are too few to hold some out), a json, jsonl, parquet, csv or arrow
+              file, a folder of these, a folder written by `save_to_disk`, the id of a Hub data set, or
+              `"installed:<domain>"` (see `installed_packages`);
             - a mapping with the fields of `Source`;
             - a `Dataset` or `DatasetDict` with a string column "text".
         held_out: Share of validation, and of test, where they are cut from the training rows, in (0, 0.5).
@@ -130,9 +134,21 @@ def load_domain(source: Any, *, held_out: float = HELD_OUT) -> DatasetDict:
         return _complete(installed_packages([domain], held_out=held_out), parsed)
     else:
         raw, facts = read_source(parsed), parsed
-    splits = _splits(raw, facts)
-    parts = {name: _columns(part, facts) for name, part in splits.items()}
-    return _complete(DatasetDict(_held_out(parts, facts, held_out)), facts)
+    dataset = _in_splits(raw, facts, held_out)
+    if raw is not parsed and is_folder_of_texts(facts) and not all(map(len, dataset.values())):
+        logger.warning(
+            "%s: %d files are too few to hold some out, so they are cut at blank lines", facts.path, len(raw)
+        )
+        dataset = _in_splits(read_texts(Path(facts.path), cut=True), facts, held_out)
+    return _complete(dataset, facts)
+
+
+def _in_splits(raw: Any, source: Source, held_out: float) -> DatasetDict:
+    """The three splits with the columns of a domain."""
+    from datasets import DatasetDict
+
+    parts = {name: _columns(part, source) for name, part in _splits(raw, source).items()}
+    return DatasetDict(_held_out(parts, source, held_out))
 
 
 def split_by_domain(dataset: DatasetDict) -> dict[str, DatasetDict]:

@@ -27,13 +27,13 @@ def read_text(path: Path) -> str | None:
     return None if "\0" in text else _plain(text)
 
 
-def documents(text: str, num_chars: int = DOCUMENT_CHARS) -> list[str]:
+def documents(text: str, num_chars: int | None = None) -> list[str]:
     """Cut a text at blank lines, or at line ends where there are few of them, into documents.
 
     Args:
         text: The whole text.
-        num_chars: Least length of a document, in characters. A shorter text is cut into shorter documents, about a
-            hundred, so that some can be held out.
+        num_chars: Least length of a document, in characters. Default: 2000, or a hundredth of a shorter text, so that
+            some can be held out.
 
     Returns:
         The documents; only the last may be shorter than the least length.
@@ -48,7 +48,7 @@ def documents(text: str, num_chars: int = DOCUMENT_CHARS) -> list[str]:
     pieces, joint = re.split(r"\n\s*\n", text), "\n\n"
     if len(pieces) < MANY:
         pieces, joint = [line for line in text.split("\n") if line.strip()], "\n"
-    num_chars = min(num_chars, len(text) // MANY)
+    num_chars = _least_length(len(text)) if num_chars is None else num_chars
     found: list[str] = []
     parts: list[str] = []
     length = 0
@@ -59,6 +59,10 @@ def documents(text: str, num_chars: int = DOCUMENT_CHARS) -> list[str]:
             found.append(joint.join(parts))
             parts, length = [], 0
     return [*found, joint.join(parts)] if parts else found
+
+
+def _least_length(num_chars: int) -> int:
+    return min(DOCUMENT_CHARS, num_chars // MANY)
 
 
 def visible_files(folder: Path) -> list[str]:
@@ -105,10 +109,14 @@ def _plain(text: str) -> str:
     return text.replace("\r\n", "\n").removeprefix("\ufeff")
 
 
-def read_texts(path: Path) -> Dataset:
+def read_texts(path: Path, *, cut: bool = False) -> Dataset:
     """Read a text file, cut into documents, or every text file of a folder, one document each.
 
     Hidden files and files that are not UTF-8 text are skipped.
+
+    Args:
+        path: The file or folder.
+        cut: Whether the files of a folder are cut into documents too. Default: False.
 
     Returns:
         `datasets.Dataset` with the columns "text" and "path", the latter relative to the folder.
@@ -126,6 +134,13 @@ def read_texts(path: Path) -> Dataset:
         files = visible_files(path)
         shown = tqdm(files, desc=f"reading {path}", unit="file", disable=len(files) < 1000)
         rows = [(text, name) for name in shown if (text := read_text(path / name)) is not None]
+        if cut:
+            least = _least_length(sum(len(text) for text, _ in rows))
+            rows = [
+                (piece, f"{name}#{number}")
+                for text, name in rows
+                for number, piece in enumerate(documents(text, least))
+            ]
     if not any(text.strip() for text, _ in rows):
         raise ValueError(f"path={str(path)!r} holds no UTF-8 text; check the path and the encoding of the files")
     return Dataset.from_dict({"text": [text for text, _ in rows], "path": [name for _, name in rows]})

@@ -59,6 +59,17 @@ def test_a_folder_of_text_files(tmp_path: Path) -> None:
         assert all(split_of(path, 0.1) == split for path in part["path"])
 
 
+def test_a_folder_of_few_files_is_cut_at_blank_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(2):
+        (tmp_path / f"{number}.md").write_text("\n\n".join(TEXTS[number::2]), encoding="utf-8")
+    data = load_domain(tmp_path)
+    assert all(map(len, data.values()))
+    joined = "\n\n".join(text for part in data.values() for text in part["text"])
+    assert sorted(joined.split("\n\n")) == sorted(TEXTS)
+    assert {path.split("#")[0] for part in data.values() for path in part["path"]} == {"0.md", "1.md"}
+    assert "2 files are too few to hold some out" in caplog.text
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_table_files_and_folders_of_them(suffix: str, tmp_path: Path) -> None:
     folder = tmp_path / "tables"
