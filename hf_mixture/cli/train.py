@@ -61,11 +61,14 @@ def run_a_recipe(
         run_it: Runs a recipe.
         given: Options of the command that `resolve` takes, by their names; None is not given.
     """
+    from hf_mixture.hub.reading import naming
     from hf_mixture.training.resolve import find_recipe
     from hf_mixture.training.strict import parse_overrides
 
     words = override_words(args)
-    recipe = resolve(find_recipe(args.recipe), overrides=parse_overrides(words), smoke=args.smoke, **given)
+    text, overrides = find_recipe(args.recipe), parse_overrides(words)
+    with naming(args.recipe):
+        recipe = resolve(text, overrides=overrides, smoke=args.smoke, **given)
     options = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
     typed = shlex.join(
         ["hf-mixture", *command.split(), args.recipe, *(["--smoke"] if args.smoke else []), *options, *words]

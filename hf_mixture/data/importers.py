@@ -18,6 +18,7 @@ from hf_mixture.data.export.trl import EXTRA, FIELDS
 from hf_mixture.data.mixture import Mixture, Unit
 from hf_mixture.data.mixture_file import MAX_FILE_BYTES, load_json
 from hf_mixture.data.source import Source, shorten
+from hf_mixture.hub.reading import parse_yaml
 
 
 FORMATS = ("trl", "csv", "json", "regmix", "olmix")
@@ -124,12 +125,7 @@ def _check_count(names: Sequence[str], entries: Sequence[Any], where: str) -> Se
 
 
 def _yaml(text: str, where: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{where}: not valid YAML ({' '.join(str(error).split())}); correct the file") from None
+    values = parse_yaml(text, where)
     if not isinstance(values, dict):
         raise ValueError(f"{where}: the top level is a {type(values).__name__}; it must be a map: check the file")
     return values

@@ -7,7 +7,6 @@ A saved adapter holds each pool once, `mos_bank.A_<group>` and `mos_bank.B_<grou
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from hf_mixture.adapters.mos.layer import MosLayer
 from hf_mixture.adapters.mos.layout import Slot, plan_layout
 from hf_mixture.adapters.mos.shards import num_shards_in_pool
 from hf_mixture.adapters.mos.targets import find_targets
+from hf_mixture.hub.reading import read_json
 
 
 CONFIG_FILE = "adapter_config.json"
@@ -225,10 +225,7 @@ def _is_mos_folder(folder: Any) -> bool:
     config, weights = Path(folder, CONFIG_FILE), Path(folder, WEIGHTS_FILE)
     if not (config.is_file() and weights.is_file()):
         return False
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{config}: the file is not valid JSON ({error}). {_RESTORE}") from error
+    settings = read_json(config)
     return isinstance(settings, dict) and settings.get("peft_type") == "MOS"
 
 

@@ -7,7 +7,6 @@ lines.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from hf_mixture.hub.reading import read_log, read_object, reading
 
 
 CONVERGING, PLATEAU, DIVERGING = "converging", "plateau", "diverging"
@@ -145,13 +146,12 @@ def _read_log(name: str, source: Any) -> list[dict[str, Any]]:
         raise ValueError(
             f"run {name!r}: {str(source)!r} has no trainer_state.json; give a file, a folder or a log_history"
         )
-    text = path.read_text(encoding="utf-8")
-    try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return list(json.loads(text)["log_history"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"run {name!r}: {path.name} is not the state of a Trainer, with a log_history") from None
+    remedy = "give the state of a Trainer, with a log_history, or a log with one entry a line"
+    with reading(path, remedy):
+        log = read_log(path) if path.suffix == ".jsonl" else read_object(path, allow_nan=True)["log_history"]
+        if not all(isinstance(entry, dict) for entry in log):
+            raise ValueError("the entries of a log are objects")
+        return list(log)
 
 
 def _series(name: str, log: list[dict[str, Any]], metric: str) -> tuple[Any, Any]:

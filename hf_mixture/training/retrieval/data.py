@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_mixture.hub.reading import read_arrays
+
 
 SOURCES = ("graph", "movielens", "synthetic")
 DIRECTIONS = ("as_given", "reversed")
@@ -59,11 +61,11 @@ def load_graph(path: str, *, direction: str = "as_given") -> Any:
             f"data.path={path!r} is no file; give the citation graph, for example cit-HepTh.txt of the SNAP collection"
         )
     if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as arrays:
-            missing = {"indptr", "indices"} - set(arrays.files)
-            if missing:
-                raise ValueError(f"{path} has no array {sorted(missing)}; give indptr and indices of sparse rows")
-            indptr, targets = arrays["indptr"], arrays["indices"].astype(np.int64)
+        arrays = read_arrays(file)
+        missing = {"indptr", "indices"} - set(arrays)
+        if missing:
+            raise ValueError(f"{path} has no array {sorted(missing)}; give indptr and indices of sparse rows")
+        indptr, targets = arrays["indptr"], arrays["indices"].astype(np.int64)
         sources = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
         number = max(len(indptr) - 1, int(targets.max(initial=0)) + 1)
     else:
