@@ -86,11 +86,15 @@ class PackWriter:
         self._committed_at = time.monotonic()
 
     def last_document(self) -> NDArray[np.int64]:
-        """Return the tokens of the last document that was recorded."""
-        offsets = np.fromfile(self.folder / OFFSETS, "<i8", 2, offset=8 * (self.num_documents - 1))
+        """Return the tokens of the last document that was recorded; ValueError where the offsets are damaged."""
+        start, end = np.fromfile(self.folder / OFFSETS, "<i8", 2, offset=8 * (self.num_documents - 1)).tolist()
+        if not 0 <= start <= end == self.num_tokens:
+            raise ValueError(
+                f"{self.folder / OFFSETS} says that the last document goes from {start} to {end}, and {PROGRESS} that "
+                f"there are {self.num_tokens} tokens; start again in an empty folder"
+            )
         itemsize = np.dtype(DTYPES[self.dtype]).itemsize
-        count = int(offsets[1] - offsets[0])
-        tokens = np.fromfile(self.folder / TOKENS, DTYPES[self.dtype], count, offset=int(offsets[0]) * itemsize)
+        tokens = np.fromfile(self.folder / TOKENS, DTYPES[self.dtype], end - start, offset=start * itemsize)
         return tokens.astype(np.int64)
 
     def _write_progress(self) -> None:

@@ -82,7 +82,7 @@ def naming(path: str | os.PathLike[str], remedy: str = "correct it") -> Iterator
         except (ValueError, TypeError) as error:
             if where in str(error):
                 raise
-            raise ValueError(f"{where}: {error}") from error
+            raise ValueError(f"{where}: {shorten(' '.join(str(error).split()), 1000)}") from error
 
 
 def _reason(error: Exception) -> str:

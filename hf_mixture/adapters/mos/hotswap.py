@@ -16,9 +16,9 @@ from hf_mixture.adapters.mos.checkpoint import (
     check_tensors,
     expect_from_model,
     key_in_file,
+    read_config,
     tensors_to_check,
 )
-from hf_mixture.adapters.mos.config import MosConfig
 from hf_mixture.adapters.mos.layer import MosLayer
 from hf_mixture.adapters.mos.layout import draw_slot
 from hf_mixture.hub.reading import read_tensors
@@ -62,7 +62,7 @@ def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "d
     folder = Path(folder)
     check_folder(folder)
     peft_model: Any = model
-    loaded, saved = peft_model.peft_config[adapter_name], MosConfig.from_pretrained(str(folder))
+    loaded, saved = peft_model.peft_config[adapter_name], read_config(folder)
     for setting in _FIXED:
         ours, theirs = getattr(loaded, setting), getattr(saved, setting)
         if ours != theirs:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, BatchFeature
 from transformers.utils.hub import PushToHubMixin
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import read_document, reading
+from hf_mixture.hub.reading import naming, read_document, reading
 from hf_mixture.models.mixture_of_thoughts.encoding import Encoded, Rendered, encode
 from hf_mixture.models.mixture_of_thoughts.visibility import NEVER, committed_ends, known_ends
 
@@ -186,11 +186,13 @@ class MixtureOfThoughtsProcessor(PushToHubMixin):
             if missing:
                 raise ValueError(f"it has no folder {missing[0]}")
             options = {key: settings[key] for key in ("peer_decode", "max_length")}
-        return cls(
-            [AutoTokenizer.from_pretrained(folder) for folder in tokenizers],
-            encoder_tokenizer=AutoTokenizer.from_pretrained(encoder) if encoder.is_dir() else None,
-            **options,
-        )
+        loaded = [AutoTokenizer.from_pretrained(folder) for folder in tokenizers]
+        with naming(place / _FILE):
+            return cls(
+                loaded,
+                encoder_tokenizer=AutoTokenizer.from_pretrained(encoder) if encoder.is_dir() else None,
+                **options,
+            )
 
     def _batch(
         self,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_mixture.hub.reading import read_log, read_object, reading
+from hf_mixture.hub.reading import naming, read_log, read_object, reading
 
 
 CONVERGING, PLATEAU, DIVERGING = "converging", "plateau", "diverging"
@@ -71,7 +71,10 @@ def load_training_curves(
     if not named:
         raise ValueError("sources is empty; give at least one run")
     logs = {name: _read_log(name, source) for name, source in named.items()}
-    series = {name: _series(name, log, metric) for name, log in logs.items()}
+    series = {}
+    for name, log in logs.items():
+        with naming(_place_of(name, named[name])):
+            series[name] = _series(name, log, metric)
     finite = np.concatenate([values[np.isfinite(values)] for _, values in series.values()])
     if not len(finite):
         raise ValueError(f"no run has a finite {metric!r}; nothing can be followed")
@@ -84,7 +87,10 @@ def load_training_curves(
             raise ValueError(f"run {name!r} has {len(times)} usable entries of {metric!r}; a curve needs two")
         columns["values"].append(np.log(means).tolist() if log_values else means.tolist())
         columns["times"].append(times.tolist())
-    peaks = [max((entry.get("learning_rate") or 0.0 for entry in log), default=0.0) for log in logs.values()]
+    peaks = []
+    for name, log in logs.items():
+        with naming(_place_of(name, named[name])):
+            peaks.append(max((float(entry.get("learning_rate") or 0.0) for entry in log), default=0.0))
     if min(peaks) > 0:
         columns["peak_learning_rate"] = [math.log10(peak) for peak in peaks]
     return Dataset.from_dict(columns | _covariate_columns(list(named), covariates))
@@ -131,6 +137,11 @@ def mean_curves(model: Any, places: Any, outcome: int = 0) -> Any:
     alpha = parameters.alpha[0, :, outcome * curve.num_factors : (outcome + 1) * curve.num_factors]
     total = alpha[:, :1] + sum(alpha[:, a, None] * column for a, column in enumerate(columns, start=1))
     return units.values[0, outcome] + units.values[1, outcome] * total
+
+
+def _place_of(name: str, source: Any) -> str:
+    """What an error is about: the file or folder of a run, or its name."""
+    return str(source) if isinstance(source, str | PathLike) else f"run {name!r}"
 
 
 def _read_log(name: str, source: Any) -> list[dict[str, Any]]:

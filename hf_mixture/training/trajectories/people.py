@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hf_mixture.hub.reading import reading
+from hf_mixture.hub.reading import reading, shorten
 from hf_mixture.training.trajectories.recipe import PeopleSpec
 
 
@@ -46,7 +46,8 @@ def read_people(spec: PeopleSpec) -> Any:
         raise ValueError(f"people.file {spec.file!r} has no rows")
     missing = [name for name in (*spec.values, *spec.times) if name not in rows[0]]
     if missing:
-        raise ValueError(f"people.file {spec.file!r} has no column {missing[0]!r}; it has {', '.join(rows[0])}")
+        columns = ", ".join(map(str, rows[0]))
+        raise ValueError(f"people.file {spec.file!r} has no column {missing[0]!r}; it has {shorten(columns, 300)}")
     wide = {*spec.values, *spec.times}
     with reading(path, "give a CSV file of numbers"):
         columns = {
