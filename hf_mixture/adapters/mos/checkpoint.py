@@ -208,7 +208,9 @@ def check_before_loading(folder: Any, model: nn.Module | None, config: Any = Non
     if config.target_modules is None and not config.target_parameters:
         check_folder(folder)
         return
-    check_folder(folder, plan_layout(config, find_targets(config, model)), base_model=type(model).__name__)
+    with naming(Path(folder, CONFIG_FILE)):
+        layout = plan_layout(config, find_targets(config, model))
+    check_folder(folder, layout, base_model=type(model).__name__)
 
 
 _RESTORE = "The file was changed after it was saved. Remedy: restore it from an intact copy."

@@ -75,11 +75,13 @@ def load_training_curves(
     for name, log in logs.items():
         with naming(_place_of(name, named[name])):
             series[name] = _series(name, log, metric)
+            values = series[name][1]
+            lowest = values[np.isfinite(values)].min(initial=np.inf)
+            if log_values and lowest <= 0:
+                raise ValueError(f"{metric!r} has the value {lowest:g}, which has no logarithm; use log_values=False")
     finite = np.concatenate([values[np.isfinite(values)] for _, values in series.values()])
     if not len(finite):
         raise ValueError(f"no run has a finite {metric!r}; nothing can be followed")
-    if log_values and finite.min() <= 0:
-        raise ValueError(f"{metric!r} has the value {finite.min():g}, which has no logarithm; use log_values=False")
     columns: dict[str, list[Any]] = {"run": list(named), "values": [], "times": []}
     for name, (steps, values) in series.items():
         times, means = _averaged(steps, values, finite.max() if non_finite == "ceiling" else None, max_points)
