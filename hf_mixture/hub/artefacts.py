@@ -15,7 +15,7 @@ from hf_mixture.hub.cards import OWN_PEFT_TYPES
 from hf_mixture.hub.documents import describe_facts, find_format
 from hf_mixture.hub.formats import MODEL_TYPES
 from hf_mixture.hub.place import Place, find_place
-from hf_mixture.hub.reading import read_object, reading
+from hf_mixture.hub.reading import error_text, read_object
 
 
 Validator = Callable[[Path], None]
@@ -93,10 +93,9 @@ def inspect_artefacts(
         if check is None or artefact.problems or (place.is_remote and artefact.kind in _WEIGHTS_NEEDED):
             continue
         try:
-            with reading(artefact.path):
-                check(artefact.path)
-        except (ValueError, FileNotFoundError) as error:
-            artefact.problems.append(Problem(str(error), "save it again from the program that made it"))
+            check(artefact.path)
+        except Exception as error:  # whatever a damaged artefact raises is the finding
+            artefact.problems.append(Problem(error_text(error), "save it again from the program that made it"))
     return found
 
 

@@ -52,7 +52,7 @@ def reading(path: str | os.PathLike[str], remedy: str = COPY_AGAIN) -> Iterator[
         if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError) and where in str(error):
             raise
         state = "incomplete" if isinstance(error, KeyError) else "truncated or damaged"
-        raise ValueError(f"{where} is {state} ({_reason(error)}); {remedy}") from error
+        raise ValueError(f"{where} is {state} ({error_text(error, 300)}); {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -82,14 +82,24 @@ def naming(path: str | os.PathLike[str], remedy: str = "correct it") -> Iterator
         except (ValueError, TypeError) as error:
             if where in str(error):
                 raise
-            raise ValueError(f"{where}: {shorten(' '.join(str(error).split()), 1000)}") from error
+            raise ValueError(f"{where}: {error_text(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def error_text(error: Exception, length: int = 1000) -> str:
+    """The message of an error on one line, cut to `length` characters.
+
+    Args:
+        error: The error.
+        length: Most characters.
+
+    Example:
+        >>> from hf_mixture.hub.reading import error_text
+        >>> error_text(KeyError("step")), error_text(ValueError("r=0\\nis wrong"))
+        ("'step' is missing", 'r=0 is wrong')
+    """
     if isinstance(error, KeyError) and error.args:
         return f"{error.args[0]!r} is missing"
-    text = " ".join(str(error).split())
-    return shorten(text, 300) if text else type(error).__name__
+    return shorten(" ".join(str(error).split()), length) or type(error).__name__
 
 
 def shorten(text: str, length: int) -> str:
@@ -357,7 +367,7 @@ def parse_yaml(text: str, where: str, *, loader: Any = None) -> Any:
         content = yaml.load(text, Loader=loader or yaml.SafeLoader)  # noqa: S506 - of the safe kind
     # A date without a 13th month is a bare ValueError of the constructor.
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise ValueError(f"{where} is not valid YAML ({_reason(error)}); correct it") from None
+        raise ValueError(f"{where} is not valid YAML ({error_text(error, 300)}); correct it") from None
     except RecursionError:
         raise ValueError(_too_deep(where, MAX_DEPTH)) from None
     check_plain(content, where)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,15 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     """Load the model of a command, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from hf_mixture.hub.reading import naming
+
     options = {"revision": args.revision, "dtype": args.dtype}
     if args.device_map is not None:
         options["device_map"] = args.device_map
     try:
-        model = AutoModelForCausalLM.from_pretrained(args.model, **options)
-        tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision)
+        with naming(args.model):
+            model = AutoModelForCausalLM.from_pretrained(args.model, **options)
+            tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision)
     except OSError as error:
         raise FileNotFoundError(f"{args.model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     return model.eval(), tokenizer
@@ -43,13 +45,12 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
 
 def behaviour_of(text: str) -> Any:
     """Make the classifier of `--behaviour`: a name, a JSON object, or a file with one."""
+    from hf_mixture.hub.reading import naming, parse_json, read_object
     from hf_mixture.moe.mote.behaviours import make_behaviour
 
-    source = Path(text).read_text(encoding="utf-8") if text.endswith(".json") and Path(text).is_file() else text
-    if not source.lstrip().startswith("{"):
-        return make_behaviour(source)
-    try:
-        spec = json.loads(source)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--behaviour {text!r} is not JSON ({error})") from None
-    return make_behaviour(spec)
+    if text.endswith(".json") and Path(text).is_file():
+        with naming(text):
+            return make_behaviour(read_object(text))
+    if not text.lstrip().startswith("{"):
+        return make_behaviour(text)
+    return make_behaviour(parse_json(text, f"--behaviour {text!r}", remedy="correct it"))
