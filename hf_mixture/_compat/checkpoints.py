@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -41,7 +42,13 @@ def load_rest_of_checkpoint(trainer: Any) -> None:
                 f"{resume_from_checkpoint} holds no checkpoint of a nested model; name a folder that this training "
                 "has saved"
             )
-        state = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        try:
+            state = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        except SafetensorError as error:
+            raise ValueError(
+                f"a file of {resume_from_checkpoint} is truncated or damaged ({error}); resume from an earlier "
+                "checkpoint"
+            ) from error
         (trainer.model if model is None else model).load_state_dict(state, strict=False)
 
     trainer._load_from_checkpoint = load

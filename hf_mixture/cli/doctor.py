@@ -25,7 +25,11 @@ def add_parser(subparsers: Any) -> None:
         "With FOLDER: say what it holds, what it needs to load, and what is wrong with it. Exit code 1: problems.",
     )
     parser.add_argument(
-        "folder", nargs="?", metavar="FOLDER", help="an adapter, model, mixture or run folder, or a Hub id"
+        "folder",
+        nargs="?",
+        metavar="FOLDER",
+        help="a folder with whatever this package writes (an adapter, a model, a mixture, edits, a partition, a pack, "
+        "a trace, a run), or a Hub id of a model or data set",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run, needs_registration=False)
@@ -40,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     from hf_mixture.hub.artefacts import inspect_artefacts
 
-    artefacts = inspect_artefacts(args.folder, {"MOS adapter": check_mos_adapter, "mixture": check_mixture})
+    artefacts = inspect_artefacts(args.folder, CHECKS)
     report = {"artefacts": [dataclasses.asdict(artefact) for artefact in artefacts]}
     _print(report, as_json=args.json, lines=_artefact_lines(artefacts))
     return int(any(artefact.problems for artefact in artefacts))
@@ -117,6 +121,114 @@ def check_mixture(folder: Path) -> None:
     from hf_mixture.data.mixture import Mixture
 
     Mixture.from_pretrained(folder)
+
+
+def check_expert_edits(folder: Path) -> None:
+    """Check that the `expert_edits.json` of a folder is valid.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: If the file breaks a rule of the format.
+    """
+    from hf_mixture.moe.mote.edits import ExpertEdits
+
+    ExpertEdits.from_pretrained(folder)
+
+
+def check_partition(folder: Path) -> None:
+    """Check the partition of a folder, and that its two files belong together.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: If a file is damaged.
+    """
+    from hf_mixture.data.clustering.ppp import ProbabilisticPartition
+
+    ProbabilisticPartition.from_pretrained(folder)
+
+
+def check_maps(folder: Path) -> None:
+    """Check the maps of experts of a folder.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: If a file is damaged.
+    """
+    from hf_mixture.moe.mote import maps_file, resonance_file
+
+    if (folder / resonance_file.FILE_NAME).is_file():
+        resonance_file.read(folder)
+    if (folder / maps_file.FILE_NAME).is_file():
+        maps_file.read_maps(folder)
+
+
+def check_pack(folder: Path) -> None:
+    """Check the sizes of the files of a pack, and their checksum.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: If a file is damaged.
+    """
+    from hf_mixture.data.pack import TokenPack
+    from hf_mixture.data.pack_files import content_hash
+
+    if TokenPack(folder).header["sha256"] != content_hash(folder):
+        raise ValueError(f"the tokens or offsets of {folder} are not those that pack.json was written with")
+
+
+def check_trace(folder: Path) -> None:
+    """Check that a trace is whole.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: If a part is damaged or missing.
+    """
+    from hf_mixture.moe.trace import load_trace
+
+    load_trace(folder)
+
+
+def check_planes(folder: Path) -> None:
+    """Check the planes of a nested model against their checksums.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: If a file is damaged.
+    """
+    _register()
+    from hf_mixture.hub.reading import naming, read_object
+    from hf_mixture.moe.mwq.config import MwqConfig
+    from hf_mixture.moe.mwq.files import check_checksums, is_plane_file
+
+    config = read_object(folder / "config.json")
+    with naming(folder / "config.json"):
+        MwqConfig(**config["quantization_config"])
+    check_checksums([file for file in sorted(folder.glob("mwq-*.safetensors")) if is_plane_file(file)])
+
+
+CHECKS = {
+    "MOS adapter": check_mos_adapter,
+    "MWQ model": check_planes,
+    "expert edits (MoTE)": check_expert_edits,
+    "maps of classes (MoTE)": check_maps,
+    "maps of prompts (MoTE)": check_maps,
+    "mixture": check_mixture,
+    "partition (PPP)": check_partition,
+    "router trace": check_trace,
+    "token pack": check_pack,
+}
 
 
 def _register() -> None:

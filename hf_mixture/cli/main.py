@@ -9,13 +9,14 @@ Exit codes: 0 done, 1 the work failed or a check found problems, 2 the input is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
 import logging
 import os
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +33,11 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """Build the argument parser from the files of this folder."""
     parser = _Parser(
-        prog="hf-mixture", description="Mixtures of parameters, experts, models and data on the Hugging Face stack."
+        prog="hf-mixture",
+        description="Mixtures of parameters, experts, models and data on the Hugging Face stack.",
+        epilog="Begin with hf-mixture list, and hf-mixture describe NAME. A RECIPE is a YAML file or the name of a "
+        "packaged one; with --dry-run a command prints its plan and writes nothing. Exit codes: 0 done, 1 the work "
+        "failed or a check found problems, 2 the input is wrong.",
     )
     parser.add_argument(
         "--version", action="version", version=f"hf-mixture {importlib.metadata.version('hf-mixture')}"
@@ -68,11 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(args.run(args))
         _leave_process_group()
         return code
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
-        if args.traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, ImportError) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -80,6 +80,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe has left; the interpreter flushes stdout again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        if args.traceback:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError | TypeError | OSError) else 1
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError) and text:
+        return text
+    return f"{type(error).__name__}: {text}; hf-mixture --traceback before the command shows where it comes from"
+
+
+@contextlib.contextmanager
+def only_json_on_stdout(*, wanted: bool = True) -> Iterator[None]:
+    """Send to stderr what the block prints, and the processes that it starts: stdout is left to JSON alone.
+
+    Args:
+        wanted: Whether to do so; what `--json` says.
+    """
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    saved = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def _leave_process_group() -> None:

@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_recipe(args: argparse.Namespace) -> int:
+    from hf_mixture.cli.main import only_json_on_stdout
+    from hf_mixture.hub.reading import naming
     from hf_mixture.training.folding.recipe import resolve_folding
     from hf_mixture.training.folding.run import folding_recipe
     from hf_mixture.training.resolve import find_recipe
@@ -66,8 +68,11 @@ def _run_recipe(args: argparse.Namespace) -> int:
         raise ValueError("--recipe names its models and GPUs itself; remove --model and --gpus")
     if args.output is not None:
         raise ValueError("--recipe names its output_dir itself; remove --output")
-    recipe = resolve_folding(find_recipe(args.recipe))
-    results = folding_recipe(recipe, command=f"hf-mixture plan --recipe {args.recipe}")
+    text = find_recipe(args.recipe)
+    with naming(args.recipe):
+        recipe = resolve_folding(text)
+    with only_json_on_stdout(wanted=args.json):
+        results = folding_recipe(recipe, command=f"hf-mixture plan --recipe {args.recipe}")
     if args.json:
         print(json.dumps(results["searches"], indent=2))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -30,6 +31,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, packaged: str) -> None
     parser.add_argument("--dry-run", action="store_true", help="print the resolved plan and write nothing")
     parser.add_argument("--smoke", action="store_true", help="apply the recipe's smoke section: a run of seconds")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
+    parser.add_argument("--json", action="store_true", help="print recipe and results as JSON, the rest to stderr")
     parser.set_defaults(accepts_overrides=True)
 
 
@@ -61,18 +63,26 @@ def run_a_recipe(
         run_it: Runs a recipe.
         given: Options of the command that `resolve` takes, by their names; None is not given.
     """
+    from hf_mixture.cli.main import only_json_on_stdout
+    from hf_mixture.hub.reading import naming
     from hf_mixture.training.resolve import find_recipe
     from hf_mixture.training.strict import parse_overrides
 
     words = override_words(args)
-    recipe = resolve(find_recipe(args.recipe), overrides=parse_overrides(words), smoke=args.smoke, **given)
+    text, overrides = find_recipe(args.recipe), parse_overrides(words)
+    with naming(args.recipe):
+        recipe = resolve(text, overrides=overrides, smoke=args.smoke, **given)
     options = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
     typed = shlex.join(
         ["hf-mixture", *command.split(), args.recipe, *(["--smoke"] if args.smoke else []), *options, *words]
     )
     try:
-        run_it(recipe, resume=args.resume, dry_run=args.dry_run, command=typed)
+        with only_json_on_stdout(wanted=args.json):
+            results = run_it(recipe, resume=args.resume, dry_run=args.dry_run, command=typed)
     except KeyboardInterrupt:
         print(f"\ninterrupted; continue with: {typed} --resume", file=sys.stderr)
         return 130
+    if args.json:
+        report = {"command": typed, "dry_run": args.dry_run, "recipe": recipe.to_dict(), "results": results or None}
+        print(json.dumps(report, indent=2, default=str))
     return 0

@@ -18,6 +18,7 @@ from hf_mixture.data.export.trl import EXTRA, FIELDS
 from hf_mixture.data.mixture import Mixture, Unit
 from hf_mixture.data.mixture_file import MAX_FILE_BYTES, load_json
 from hf_mixture.data.source import Source, shorten
+from hf_mixture.hub.reading import naming, parse_yaml
 
 
 FORMATS = ("trl", "csv", "json", "regmix", "olmix")
@@ -88,13 +89,14 @@ def import_mixture(
         raise ValueError(f"{where}: not UTF-8 text ({error}); check that it is the right file") from None
     sources: dict[str, Source] = {}
     extra: dict[str, Any] = {}
-    if format == "trl":
-        pairs, sources, extra = _trl(text, where, names)
-    else:
-        readers = {"csv": _csv, "json": _json, "regmix": _regmix}
-        pairs = _olmix(text, where, run) if format == "olmix" else readers[format](text, where)
-        if names is not None:
-            pairs = list(zip(_check_count(names, pairs, where), [weight for _, weight in pairs], strict=True))
+    with naming(where):
+        if format == "trl":
+            pairs, sources, extra = _trl(text, where, names)
+        else:
+            readers = {"csv": _csv, "json": _json, "regmix": _regmix}
+            pairs = _olmix(text, where, run) if format == "olmix" else readers[format](text, where)
+            if names is not None:
+                pairs = list(zip(_check_count(names, pairs, where), [weight for _, weight in pairs], strict=True))
     weights: dict[str, Any] = {}
     for name, weight in pairs:
         if name in weights:
@@ -102,7 +104,7 @@ def import_mixture(
         weights[name] = weight
     origin = {"file": os.path.basename(where), "sha256": hashlib.sha256(data).hexdigest()}
     provenance = {"method": "imported", "parameters": {"format": format, "run": run}, "table": origin}
-    try:
+    with naming(where):
         return Mixture(
             weights,
             unit=unit,
@@ -111,8 +113,6 @@ def import_mixture(
             metadata={"provenance": provenance, **extra},
             normalise=normalise,
         )
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def _check_count(names: Sequence[str], entries: Sequence[Any], where: str) -> Sequence[str]:
@@ -124,12 +124,7 @@ def _check_count(names: Sequence[str], entries: Sequence[Any], where: str) -> Se
 
 
 def _yaml(text: str, where: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{where}: not valid YAML ({' '.join(str(error).split())}); correct the file") from None
+    values = parse_yaml(text, where)
     if not isinstance(values, dict):
         raise ValueError(f"{where}: the top level is a {type(values).__name__}; it must be a map: check the file")
     return values

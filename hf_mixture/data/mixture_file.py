@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hf_mixture.data.schedule import SourcePolicy
 from hf_mixture.data.source import Source, check_text, shorten
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import check_plain, parse_json
 
 
 if TYPE_CHECKING:
@@ -153,59 +154,7 @@ def load_json(text: str | bytes, where: str) -> Any:
     Raises:
         ValueError: The text breaks one of these rules.
     """
-    if len(text) > MAX_FILE_BYTES:
-        raise ValueError(
-            f"{where}: {len(text)} bytes; a mixture has at most {MAX_FILE_BYTES}: check that it is the right file"
-        )
-    try:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8")
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
-    except RecursionError:
-        raise ValueError(_too_deep(where)) from None
-    except ValueError as error:
-        raise ValueError(f"{where}: not valid JSON ({error}); correct the file") from None
-    if _depth_exceeds(document, MAX_DEPTH):
-        raise ValueError(_too_deep(where))
-    return document
-
-
-def _too_deep(where: str) -> str:
-    return f"{where}: nested deeper than {MAX_DEPTH} levels; a mixture is flat: check that it is the right file"
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"the key {shorten(key)} appears twice in one object")
-        values[key] = value
-    return values
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{text[:40]} is too large for a 64-bit float")
-    return value
-
-
-def _depth_exceeds(document: Any, limit: int) -> bool:
-    level = [document]
-    for _ in range(limit):
-        level = [
-            child
-            for value in level
-            if isinstance(value, dict | list)
-            for child in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not level:
-            return False
-    return any(isinstance(value, dict | list) for value in level)
+    return parse_json(text, where, max_bytes=MAX_FILE_BYTES, max_depth=MAX_DEPTH, remedy="correct the file")
 
 
 @cache
@@ -265,8 +214,7 @@ def freeze_metadata(metadata: dict[str, Any]) -> str:
         ) from None
     if not unchanged:
         raise ValueError("metadata does not survive JSON unchanged; use string keys and lists instead of tuples")
-    if _depth_exceeds(metadata, MAX_DEPTH):
-        raise ValueError(_too_deep("metadata"))
+    check_plain(metadata, "metadata", max_depth=MAX_DEPTH)
     provenance, tokenizer = metadata.get("provenance", {}), metadata.get("tokenizer")
     if not isinstance(provenance, dict):
         raise ValueError(f"metadata['provenance']={shorten(provenance)} must be a dictionary: correct it")

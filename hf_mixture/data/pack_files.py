@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import read_json
 
 
 FORMAT = "hf_mixture.token_pack"
@@ -83,10 +84,7 @@ def read_header(folder: Path) -> dict[str, Any]:
             f"{str(folder)!r} holds no finished pack ({HEADER} is missing); write it with pack_tokens, which "
             "continues where it was interrupted"
         )
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); write the pack again") from None
+    header = read_json(path, remedy="write the pack again")
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path} is not of format {FORMAT!r}; check the folder")
     if header.get("version") != VERSION:
@@ -95,7 +93,7 @@ def read_header(folder: Path) -> dict[str, Any]:
             "release that wrote it, or write the pack again"
         )
     rules = {
-        "dtype": lambda value: value in DTYPES,
+        "dtype": lambda value: isinstance(value, str) and value in DTYPES,
         "num_tokens": lambda value: type(value) is int and value >= 0,
         "num_documents": lambda value: type(value) is int and value >= 0,
         "sha256": lambda value: isinstance(value, str),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hf_mixture.data.pack_files import DTYPES, OFFSETS, TOKENS
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import read_object, reading
 
 
 PROGRESS = "progress.json"
@@ -37,9 +38,13 @@ class PackWriter:
         self.num_documents = self.num_tokens = 0
         progress = folder / PROGRESS
         if progress.is_file():
-            before = json.loads(progress.read_text(encoding="utf-8"))
-            check_same(progress, before, facts)
-            self.num_documents, self.num_tokens = before["num_documents"], before["num_tokens"]
+            with reading(progress, "start again in an empty folder"):
+                before = read_object(progress)
+                check_same(progress, before, facts)
+                counts = before["num_documents"], before["num_tokens"]
+                if any(type(count) is not int or count < 0 for count in counts):
+                    raise ValueError(f"{counts} are not numbers of documents and tokens")
+                self.num_documents, self.num_tokens = counts
         elif folder.exists() and (not folder.is_dir() or any(_foreign(folder))):
             raise ValueError(
                 f"folder={str(folder)!r} exists and is not a pack in the making; choose another, or empty it"
@@ -81,11 +86,15 @@ class PackWriter:
         self._committed_at = time.monotonic()
 
     def last_document(self) -> NDArray[np.int64]:
-        """Return the tokens of the last document that was recorded."""
-        offsets = np.fromfile(self.folder / OFFSETS, "<i8", 2, offset=8 * (self.num_documents - 1))
+        """Return the tokens of the last document that was recorded; ValueError where the offsets are damaged."""
+        start, end = np.fromfile(self.folder / OFFSETS, "<i8", 2, offset=8 * (self.num_documents - 1)).tolist()
+        if not 0 <= start <= end == self.num_tokens:
+            raise ValueError(
+                f"{self.folder / OFFSETS} says that the last document goes from {start} to {end}, and {PROGRESS} that "
+                f"there are {self.num_tokens} tokens; start again in an empty folder"
+            )
         itemsize = np.dtype(DTYPES[self.dtype]).itemsize
-        count = int(offsets[1] - offsets[0])
-        tokens = np.fromfile(self.folder / TOKENS, DTYPES[self.dtype], count, offset=int(offsets[0]) * itemsize)
+        tokens = np.fromfile(self.folder / TOKENS, DTYPES[self.dtype], end - start, offset=start * itemsize)
         return tokens.astype(np.int64)
 
     def _write_progress(self) -> None:

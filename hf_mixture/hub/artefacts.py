@@ -5,8 +5,6 @@ Reads JSON, file sizes and safetensors headers only: no tensor is loaded, no cod
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -14,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.cards import OWN_PEFT_TYPES
+from hf_mixture.hub.documents import describe_facts, find_format
+from hf_mixture.hub.formats import MODEL_TYPES
+from hf_mixture.hub.place import Place, find_place
+from hf_mixture.hub.reading import error_text, read_object
 
-
-HUB_PATTERNS = ("*.json", "*.yaml", "adapter_model.safetensors")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 Validator = Callable[[Path], None]
 """Raises `ValueError` when the artefact in the folder cannot be used."""
@@ -37,7 +36,8 @@ class Artefact:
 
     Args:
         path: The folder.
-        kind: `"MOS adapter"` (or another PEFT type), `"model"`, `"mixture"`, `"data set"`, `"training run"`.
+        kind: `"MOS adapter"` (or another PEFT type), `"model"`, `"MWQ model"`, `"data set"`, `"training run"`,
+            or a kind of `hf_mixture.hub.formats`.
         facts: What the files say, for people.
         needs: What loading it takes, for people.
         problems: What is wrong with it.
@@ -56,8 +56,8 @@ def inspect_artefacts(
     """Inspect a folder and the folders up to two levels below it, or a Hub repository.
 
     Args:
-        location: A folder, or the Hub id of a model repository, of which only the configuration files and the adapter
-            weights are fetched.
+        location: A folder, or the Hub id of a model or data set repository, of which only the small files are
+            fetched.
         validators: For each kind of artefact, a deeper check of its folder. Defaults to none.
 
     Returns:
@@ -76,26 +76,31 @@ def inspect_artefacts(
         >>> artefact.kind, artefact.problems[0].what
         ('MOS adapter', 'adapter_model.safetensors is missing')
     """
-    root = _local_folder(location)
+    place = find_place(location)
     found = []
-    for folder in [root, *sorted(path for depth in ("*/", "*/*/") for path in root.glob(depth))]:
+    for folder in place.folders():
         for recognise in _RECOGNISERS:
-            artefact = recognise(folder)
-            if artefact is not None:
-                found.append(artefact)
+            found += recognise(folder, place)
     if not found:
         raise ValueError(
-            f"{location} holds nothing that is known here; expected adapter_config.json, mixture.json, config.json, "
-            "recipe.yaml or parquet files, there or up to two levels below"
+            f"{location} holds nothing that is known here; expected adapter_config.json, config.json, recipe.yaml, "
+            "parquet files or a file of a format of this package, there or up to two levels below"
         )
     for artefact in found:
+        if place.is_remote:
+            artefact.needs = [need.replace(str(place.root), str(location)) for need in artefact.needs]
         check = (validators or {}).get(artefact.kind)
-        if check is not None and not artefact.problems:
-            try:
-                check(artefact.path)
-            except ValueError as error:
-                artefact.problems.append(Problem(str(error), "save it again from the program that made it"))
+        if check is None or artefact.problems or (place.is_remote and artefact.kind in _WEIGHTS_NEEDED):
+            continue
+        try:
+            check(artefact.path)
+        except Exception as error:  # whatever a damaged artefact raises is the finding
+            artefact.problems.append(Problem(error_text(error), "save it again from the program that made it"))
     return found
+
+
+# Their checks read weights, which are not fetched from a repository.
+_WEIGHTS_NEEDED = ("MWQ model", "token pack")
 
 
 def safetensors_error(path: Path) -> str | None:
@@ -113,48 +118,24 @@ def safetensors_error(path: Path) -> str | None:
     try:
         with safe_open(path, framework="numpy") as file:
             file.keys()
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         return f"{path.name} ({size} bytes) is truncated or damaged: {error}"
     return None
 
 
-def _local_folder(location: str | PathLike[str]) -> Path:
-    path = Path(location)
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ValueError(f"{location} is a file; name the folder that holds it")
-    if _HUB_ID.fullmatch(str(location)) is None:
-        raise ValueError(f"{location} is neither a folder nor a Hub id of the form owner/name")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(location), allow_patterns=list(HUB_PATTERNS)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{location} is not a folder here, and the Hub did not answer for it ({reason}); check the spelling, the "
-            "network, or download the repository first"
-        ) from error
-
-
 def _read_json(path: Path, artefact: Artefact) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        artefact.problems.append(Problem(f"{path.name} is not JSON: {error}", "restore the file or save again"))
+        return read_object(path, remedy="restore the file or save again")
+    except ValueError as error:
+        what, _, fix = str(error).rpartition("; ")
+        artefact.problems.append(Problem(what.replace(str(path), path.name) or str(error), fix))
         return {}
-    if not isinstance(content, dict):
-        artefact.problems.append(Problem(f"{path.name} is not a JSON object", "restore the file or save again"))
-        return {}
-    return content
 
 
-def _recognise_adapter(folder: Path) -> Artefact | None:
+def _recognise_adapter(folder: Path, place: Place) -> list[Artefact]:
     path = folder / "adapter_config.json"
     if not path.is_file():
-        return None
+        return []
     artefact = Artefact(path=folder, kind="PEFT adapter")
     config = _read_json(path, artefact)
     if not artefact.problems:
@@ -163,7 +144,7 @@ def _recognise_adapter(folder: Path) -> Artefact | None:
     if weights.is_file():
         artefact.facts["weights"] = f"{weights.name}, {weights.stat().st_size:,} bytes"
         _check_weights(artefact, weights)
-    elif (folder / "adapter_model.bin").is_file():
+    elif place.has(folder / "adapter_model.bin"):
         artefact.problems.append(
             Problem(
                 "the weights are a pickle (adapter_model.bin), which can run code when it is read",
@@ -176,7 +157,7 @@ def _recognise_adapter(folder: Path) -> Artefact | None:
                 "adapter_model.safetensors is missing", "copy the whole folder, or save again: model.save_pretrained()"
             )
         )
-    return artefact
+    return [artefact]
 
 
 def _describe_adapter(artefact: Artefact, config: Mapping[str, Any]) -> None:
@@ -213,30 +194,62 @@ def _describe_adapter(artefact: Artefact, config: Mapping[str, Any]) -> None:
         )
 
 
-def _recognise_model(folder: Path) -> Artefact | None:
+def _recognise_model(folder: Path, place: Place) -> list[Artefact]:
     path = folder / "config.json"
     if not path.is_file():
-        return None
+        return []
     artefact = Artefact(path=folder, kind="model")
     config = _read_json(path, artefact)
     artefact.facts |= {key: _brief(config[key]) for key in ("model_type", "architectures") if config.get(key)}
-    weights = sorted(folder.glob("*.safetensors"))
+    _describe_model(artefact, config)
     index = folder / "model.safetensors.index.json"
+    if artefact.kind == "MWQ model":
+        index = max(folder.glob("mwq-at-*.safetensors.index.json"), default=index)
+    weights = place.glob(folder, "*.safetensors")
     if index.is_file():
-        wanted = set(_read_json(index, artefact).get("weight_map", {}).values())
-        for name in sorted(wanted - {file.name for file in weights}):
+        wanted = _read_json(index, artefact).get("weight_map")
+        names = {str(name) for name in wanted.values()} if isinstance(wanted, dict) else set()
+        for name in sorted(names - {file.name for file in weights}):
             artefact.problems.append(Problem(f"{name} of the weight index is missing", "copy the whole folder again"))
     elif not weights:
         artefact.problems.append(Problem("no safetensors weights", "save again: model.save_pretrained(folder)"))
     for file in weights:
         _check_weights(artefact, file)
-    return artefact
+    return [artefact]
 
 
-def _recognise_mixture(folder: Path) -> Artefact | None:
+def _describe_model(artefact: Artefact, config: Mapping[str, Any]) -> None:
+    """What is special about a model of this package."""
+    quantisation = config.get("quantization_config")
+    if isinstance(quantisation, dict) and quantisation.get("quant_method") == "mwq":
+        artefact.kind = "MWQ model"
+        artefact.facts["widths"] = _brief(quantisation.get("widths"))
+        artefact.needs.append("import hf_mixture before loading; AutoModelForCausalLM.from_pretrained(DIR)")
+    routers = config.get("moe_router")
+    if isinstance(routers, dict):
+        artefact.facts["routers"] = str(routers.get("name"))
+        artefact.needs.append("import hf_mixture before loading: other programs would use the routers of the family")
+    if config.get("mote") is not None:
+        artefact.facts["expert edits"] = "in config.json"
+        artefact.needs.append("hf_mixture.AutoMoTE.from_pretrained(DIR), which applies them")
+    model_type = config.get("model_type")
+    if isinstance(model_type, str) and model_type in MODEL_TYPES:
+        method, auto_class = MODEL_TYPES[model_type]
+        artefact.facts["method"] = method
+        artefact.needs.append(f"import hf_mixture before loading; {auto_class}.from_pretrained(DIR)")
+    if version := config.get("transformers_version"):
+        artefact.facts["saved with"] = f"transformers {_brief(version)}"
+    experts = config.get("references")
+    for reference in experts if isinstance(experts, list) else []:
+        name = reference.get("name") if isinstance(reference, dict) else None
+        if name and not reference.get("subfolder"):
+            artefact.needs.append(f"the expert {_brief(name)}")
+
+
+def _recognise_mixture(folder: Path, place: Place) -> list[Artefact]:
     path = folder / "mixture.json"
     if not path.is_file():
-        return None
+        return []
     artefact = Artefact(path=folder, kind="mixture")
     content = _read_json(path, artefact)
     sources = content.get("sources")
@@ -246,16 +259,48 @@ def _recognise_mixture(folder: Path) -> Artefact | None:
     artefact.facts |= {key: _brief(content[key]) for key in ("unit", "seed") if key in content}
     if not artefact.problems:
         artefact.needs.append("hf_mixture.Mixture.from_pretrained(DIR)")
-    return artefact
+    return [artefact]
 
 
-def _recognise_dataset(folder: Path) -> Artefact | None:
-    shards = sorted(folder.glob("*.parquet"))
+def _recognise_documents(folder: Path, place: Place) -> list[Artefact]:
+    """Files of a format of this package; those of a run or a trace are recognised as a whole."""
+    found: dict[str, Artefact] = {}
+    candidates = [*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("journal.jsonl")]
+    # A table is one file or a few; a data set may have thousands.
+    candidates += sorted(folder.glob("*.parquet"))[:_NUM_TABLES]
+    for path in sorted(path for path in candidates if path.name not in _OF_OTHERS):
+        form, facts, problem = find_format(path)
+        if form is None:
+            continue
+        known = found.setdefault(form.kind, Artefact(path=folder, kind=form.kind))
+        known.facts |= {"file": path.name, **describe_facts(facts)}
+        if form.needs and not known.needs:
+            known.needs.append(form.needs.replace("FOLDER", str(folder)).replace("FILE", str(path)))
+        if problem is not None:
+            known.problems.append(Problem(problem, "copy it again, or use the release that wrote it"))
+    return list(found.values())
+
+
+_NUM_TABLES = 16
+_OF_OTHERS = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "config.json",
+    "journal.json",
+    "mixture.json",
+    "results.json",
+)
+
+
+def _recognise_dataset(folder: Path, place: Place) -> list[Artefact]:
+    shards = [path for path in place.glob(folder, "*.parquet") if not path.match("part-*.parquet")]
     if not shards:
-        return None
+        return []
     artefact = Artefact(path=folder, kind="data set", facts={"parquet files": str(len(shards))})
     artefact.needs.append("datasets.load_dataset(DIR)")
     for shard in shards:
+        if not shard.is_file():
+            continue
         with shard.open("rb") as file:
             head = file.read(4)
             file.seek(max(shard.stat().st_size - 4, 0))
@@ -263,21 +308,24 @@ def _recognise_dataset(folder: Path) -> Artefact | None:
                 artefact.problems.append(
                     Problem(f"{shard.name} is truncated or not parquet", "copy or write it again")
                 )
-    return artefact
+    return [artefact]
 
 
-def _recognise_run(folder: Path) -> Artefact | None:
+def _recognise_run(folder: Path, place: Place) -> list[Artefact]:
     # The journal tells a run from the folders below it, which have a copy of the recipe.
     if not ((folder / "recipe.yaml").is_file() and (folder / "journal.json").is_file()):
-        return None
+        return []
     artefact = Artefact(path=folder, kind="training run", facts={"recipe": "recipe.yaml"})
-    if not (folder / "results.json").is_file():
+    journal = _read_json(folder / "journal.json", artefact)
+    if isinstance(finished := journal.get("finished"), dict):
+        artefact.facts["finished parts"] = _brief(list(finished))
+    if not place.has(folder / "results.json"):
         artefact.needs.append(f"to be continued: hf-mixture train {folder / 'recipe.yaml'} --resume")
-    return artefact
+    return [artefact]
 
 
 def _check_weights(artefact: Artefact, path: Path) -> None:
-    error = safetensors_error(path)
+    error = safetensors_error(path) if path.is_file() else None
     if error is not None:
         artefact.problems.append(Problem(error, "copy or download the file again, or save again from the program"))
 
@@ -290,10 +338,11 @@ def _brief(value: Any) -> str:
     return str(value)
 
 
-_RECOGNISERS: tuple[Callable[[Path], Artefact | None], ...] = (
+_RECOGNISERS: tuple[Callable[[Path, Place], list[Artefact]], ...] = (
     _recognise_run,
     _recognise_adapter,
     _recognise_model,
     _recognise_mixture,
+    _recognise_documents,
     _recognise_dataset,
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -44,9 +45,44 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         raise
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file of PyTorch tensors as `write_atomic` does, without a copy of it in memory.
+
+    Args:
+        path: The file; its folder exists.
+        tensors: Contiguous tensors on the CPU, which share no memory.
+        metadata: Texts for the header. Default: none.
+
+    Example:
+        ```python
+        >>> import pathlib, tempfile, torch
+        >>> from hf_mixture.hub.atomic import write_tensors
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_tensors(pathlib.Path(folder, "a.safetensors"), {"a": torch.ones(2)})
+        ...     [path.name for path in pathlib.Path(folder).iterdir()]
+        ['a.safetensors']
+
+        ```
+    """
+    from safetensors.torch import save_file
+
+    beside = partial_of(path)
+    try:
+        save_file(dict(tensors), beside, metadata=None if metadata is None else dict(metadata))
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
 @contextlib.contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Write a folder so that a reader, or a run continued after a kill, sees all of it or what was there before.
+
+    The old folder is put aside before the new one takes its place, and removed last. A kill between the two leaves
+    the old one aside: `restore_folder` puts it back, and so does the next call of this function.
 
     Args:
         folder: The folder; what it holds is replaced when the block ends without an error.
@@ -66,12 +102,31 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
         ```
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    restore_folder(folder)
+    partial, aside = folder.with_name(f".{folder.name}.partial"), _aside_of(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        folder.rename(aside)
     partial.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore_folder(folder: Path) -> None:
+    """Put a folder back that `replaced_folder` had put aside when its process was killed.
+
+    Args:
+        folder: The folder. Nothing happens where it is there, apart from an old one aside being removed.
+    """
+    aside = _aside_of(folder)
+    if aside.is_dir() and not folder.exists():
+        aside.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
 
 
 def partial_of(path: Path) -> Path:

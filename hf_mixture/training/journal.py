@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import is_partial_of, write_atomic
+from hf_mixture.hub.reading import read_document, reading
 from hf_mixture.training.recipe import PlainRecipe
 from hf_mixture.training.strict import parse_yaml
 
@@ -79,7 +80,8 @@ def check_folder(folder: Path, recipe_yaml: str, *, resume: bool, num_processes:
         raise ValueError(
             f"output_dir={str(folder)!r} exists and is not the folder of a run; choose another with --output_dir"
         )
-    before = parse_yaml(saved.read_text(encoding="utf-8"))
+    with reading(saved, "choose another folder with --output_dir"):
+        before = parse_yaml(saved.read_text(encoding="utf-8"), str(saved))
     # A run folder may have been moved, or be named in another way.
     different = [
         f"{path} ({old!r} there, {new!r} now)"
@@ -143,10 +145,13 @@ def _read(folder: Path, num_processes: int) -> Journal:
     path = folder / "journal.json"
     if not path.exists():
         return Journal(folder, {}, num_processes)
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("format") != FORMAT or content.get("version") != VERSION:
-        raise ValueError(f"{path} is not a journal of version {VERSION}; choose another folder with --output_dir")
-    return Journal(folder, content["finished"], content["num_processes"])
+    remedy = "choose another folder with --output_dir"
+    content = read_document(path, FORMAT, VERSION, remedy=remedy)
+    with reading(path, remedy):
+        finished, started_with = content["finished"], content["num_processes"]
+        if not isinstance(finished, dict) or type(started_with) is not int:
+            raise ValueError("finished must be an object, and num_processes a whole number")
+        return Journal(folder, finished, started_with)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_mixture.hub.reading import read_log
 from hf_mixture.training import report
 from hf_mixture.training.models import loading_arguments
 from hf_mixture.training.parts import Run, adapter_part, base_place
@@ -65,7 +65,7 @@ def _publish(run: Run, folder: Path, stage: str, results: Mapping[str, Any]) -> 
     run.recipe.mixture(stage).save_pretrained(str(folder))
     shutil.copy(run.folder / "recipe.yaml", folder / "recipe.yaml")
     report.write_results(folder / "results.json", results)
-    log = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = read_log(folder / "trainer_log.jsonl")
     report.learning_curve(log, f"{run.recipe.name}: {folder.name}", folder / "learning_curve.png")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.data.encoding import encode, separator_id
+from hf_mixture.hub.reading import read_object
 from hf_mixture.training.blocks import Windows, cut_documents, pack, scoring_windows
 from hf_mixture.training.journal import write_json
 from hf_mixture.training.models import load_tokenizer, train_bpe
@@ -46,7 +46,7 @@ class Prepared:
 
     def windows(self, split: str, window_size: int) -> dict[str, Windows]:
         """Load the held-out windows of a split, by domain."""
-        stored = json.loads((self.folder / "heldout.json").read_text(encoding="utf-8"))
+        stored = read_object(self.folder / "heldout.json")
         return {
             domain: scoring_windows(entry["documents"], entry["num_bytes"], window_size, stored["separator"])
             for domain, entry in stored[split].items()

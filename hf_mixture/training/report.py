@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.hub.cards import markdown_table
+from hf_mixture.hub.reading import read_object
 from hf_mixture.training.journal import write_json
 from hf_mixture.training.recipe import Recipe
 
@@ -192,8 +193,7 @@ def write_card(
         f"parameters) was trained on {adapted}.",
         method=method,
         base_model=base_model,
-        adapter_config=json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        | {"base_model_name_or_path": base_model},
+        adapter_config=read_object(folder / "adapter_config.json") | {"base_model_name_or_path": base_model},
         paper=PAPERS.get(config["peft_type"], ""),
         mixture=mixture.weights,
         mixture_unit=mixture.unit,

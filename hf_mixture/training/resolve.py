@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hf_mixture.hub.reading import reading
 from hf_mixture.training.commands import check_command
 from hf_mixture.training.recipe import Recipe, StageSpec, TokenizerSpec, source_of
 from hf_mixture.training.strict import apply_override, build, check_names, parse_yaml
@@ -46,7 +47,7 @@ def find_recipe(name: str) -> str:
         The YAML text.
 
     Raises:
-        ValueError: If there is neither.
+        ValueError: If there is neither, or the file is not text.
 
     Example:
         >>> from hf_mixture.training.resolve import find_recipe
@@ -55,7 +56,8 @@ def find_recipe(name: str) -> str:
     """
     path = Path(name)
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        with reading(path, "correct it"):
+            return path.read_text(encoding="utf-8")
     packaged = {item.name: item for item in files("hf_mixture.recipes").iterdir() if item.name.endswith(".yaml")}
     if f"{name}.yaml" in packaged:
         return packaged[f"{name}.yaml"].read_text(encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 import time
@@ -15,6 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from hf_mixture._compat.checkpoints import load_converted_weights
+from hf_mixture.hub.reading import read_object
 from hf_mixture.training.blocks import Windows
 
 
@@ -163,7 +163,7 @@ def _is_whole(checkpoint: Path, num_processes: int) -> bool:
     # The state is the last file that the Trainer writes, and the other processes may be later than the first one.
     # A checkpoint that was being removed lacks files in no certain order, so the weights are looked for too.
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        read_object(checkpoint / "trainer_state.json", allow_nan=True)
     except (FileNotFoundError, ValueError):
         return False
     needed = ("optimizer.pt", "scheduler.pt", "training_args.bin")

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from hf_mixture.hub.reading import parse_yaml as parse_plain_yaml
+
 
 T = TypeVar("T")
 
@@ -33,27 +35,25 @@ _Loader.add_implicit_resolver(
 )
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, where: str = "the text") -> Any:
     """Parse YAML with plain data only; `1e-3` is a number and a repeated key is an error.
 
     Args:
         text: The YAML text.
+        where: What holds it, for the message.
 
     Returns:
         Mappings, lists and scalars.
 
     Raises:
-        ValueError: If the text is not YAML or repeats a key.
+        ValueError: If the text is not YAML, repeats a key, or is nested too deeply.
 
     Example:
         >>> from hf_mixture.training.strict import parse_yaml
         >>> parse_yaml("learning_rate: 1e-3")
         {'learning_rate': 0.001}
     """
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {error}") from error
+    return parse_plain_yaml(text, where, loader=_Loader)
 
 
 def check_names(given: Iterable[str], allowed: Iterable[str], where: str) -> None:

@@ -181,7 +181,7 @@ def test_errors_are_one_line(model: Path, scanned: Path, tmp_path: Path, capsys:
         (["scan", model, "--prompts", model / "config.txt", "--output", tmp_path / "x"], "no dataset of that name"),
         (
             ["scan", model, "--prompts", file, "--behaviour", "{", "--output", tmp_path / "x"],
-            "--behaviour '{' is not JSON",
+            "--behaviour '{' is not valid JSON",
         ),
         (
             ["scan", tmp_path / "none", "--prompts", file, "--behaviour", BEHAVIOUR, "--output", tmp_path / "x"],

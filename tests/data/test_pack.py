@@ -173,7 +173,7 @@ def test_a_header_that_does_not_fit_is_refused(copy: Path, change: dict[str, Any
 
 def test_a_header_that_is_not_json_is_refused(copy: Path) -> None:
     (copy / "pack.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         TokenPack(copy)
 
 

@@ -50,7 +50,7 @@ def test_weights_with_bytes_added(adapter: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("adapter_config.json", "{", "is not JSON"),
+        ("adapter_config.json", "{", "is not valid JSON"),
         ("adapter_config.json", "[]", "is not a JSON object"),
         ("adapter_config.json", "{}", "has no 'peft_type'"),
         (

@@ -33,7 +33,7 @@ def test_a_repeated_key_is_refused(text: str) -> None:
 
 
 def test_yaml_makes_no_objects() -> None:
-    with pytest.raises(ValueError, match="not YAML"):
+    with pytest.raises(ValueError, match="not valid YAML"):
         parse_yaml("!!python/object/apply:os.getcwd []")
 
 

@@ -7,7 +7,6 @@ A saved adapter holds each pool once, `mos_bank.A_<group>` and `mos_bank.B_<grou
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from hf_mixture.adapters.mos.bank import BANK_NAME, MosBank, check_base, pool_keys, pool_shapes
@@ -24,6 +23,7 @@ from hf_mixture.adapters.mos.layer import MosLayer
 from hf_mixture.adapters.mos.layout import Slot, plan_layout
 from hf_mixture.adapters.mos.shards import num_shards_in_pool
 from hf_mixture.adapters.mos.targets import find_targets
+from hf_mixture.hub.reading import naming, read_object, reading
 
 
 CONFIG_FILE = "adapter_config.json"
@@ -139,10 +139,10 @@ def check_folder(folder: str | Path, layout: Mapping[str, Slot] | None = None, *
             another base model.
     """
     folder = Path(folder)
-    config = PeftConfig.from_pretrained(str(folder))
+    config = read_config(folder)
     if not isinstance(config, MosConfig):
         raise ValueError(
-            f"{folder / CONFIG_FILE}: peft_type={config.peft_type.value!r} must be 'MOS' here. Remedy: name the "
+            f"{folder / CONFIG_FILE}: peft_type={_type_of(config)!r} must be 'MOS' here. Remedy: name the "
             "folder of a MoS adapter; others are loaded with load_adapter."
         )
     path = folder / WEIGHTS_FILE
@@ -164,6 +164,29 @@ def check_folder(folder: str | Path, layout: Mapping[str, Slot] | None = None, *
         )
 
 
+def read_config(folder: Path) -> Any:
+    """Read the configuration of a saved adapter.
+
+    Args:
+        folder: Its folder.
+
+    Returns:
+        The configuration, of whatever type the adapter is.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not JSON, of no known type, or breaks a rule of the type.
+    """
+    # PEFT would take the file apart before it looks at it.
+    read_object(folder / CONFIG_FILE)
+    with naming(folder / CONFIG_FILE):
+        return PeftConfig.from_pretrained(str(folder))
+
+
+def _type_of(config: PeftConfig) -> str | None:
+    return getattr(config.peft_type, "value", None)
+
+
 def check_before_loading(folder: Any, model: nn.Module | None, config: Any = None) -> None:
     """Check a saved adapter before it is loaded; other folders and Hub names pass.
 
@@ -175,33 +198,29 @@ def check_before_loading(folder: Any, model: nn.Module | None, config: Any = Non
     Raises:
         ValueError: The adapter cannot be loaded; nothing was changed.
     """
-    if not _is_mos_folder(folder):
+    if not _is_mos_folder(folder, with_config=config is None):
         return
     if model is None:
         check_folder(folder)
         return
     check_base(model)
-    config = copy.deepcopy(config) if isinstance(config, MosConfig) else MosConfig.from_pretrained(str(folder))
+    config = copy.deepcopy(config) if isinstance(config, MosConfig) else read_config(Path(folder))
     if config.target_modules is None and not config.target_parameters:
         check_folder(folder)
         return
-    check_folder(folder, plan_layout(config, find_targets(config, model)), base_model=type(model).__name__)
+    with naming(Path(folder, CONFIG_FILE)):
+        layout = plan_layout(config, find_targets(config, model))
+    check_folder(folder, layout, base_model=type(model).__name__)
 
 
 _RESTORE = "The file was changed after it was saved. Remedy: restore it from an intact copy."
 
 
 def _read(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = [key for key in file.keys() if is_adapter_key(key)]  # noqa: SIM118 - not a mapping
-            shapes = {key_in_file(key): tuple(file.get_slice(key).get_shape()) for key in keys}
-            indices = {key_in_file(key): file.get_tensor(key) for key in keys if key.endswith(".mos_index")}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path}: the file is truncated or not a safetensors file ({error}; {path.stat().st_size} bytes). "
-            "Remedy: copy or download it again."
-        ) from error
+    with reading(path), safe_open(path, framework="pt") as file:
+        keys = [key for key in file.keys() if is_adapter_key(key)]  # noqa: SIM118 - not a mapping
+        shapes = {key_in_file(key): tuple(file.get_slice(key).get_shape()) for key in keys}
+        indices = {key_in_file(key): file.get_tensor(key) for key in keys if key.endswith(".mos_index")}
     return shapes, indices
 
 
@@ -219,17 +238,16 @@ def _check_pools(config: MosConfig, shapes: Mapping[str, tuple[int, ...]], *, so
         raise ValueError(f"{source}: the file has no pool {BANK_NAME}.*; it is not a MoS adapter. {_RESTORE}")
 
 
-def _is_mos_folder(folder: Any) -> bool:
+def _is_mos_folder(folder: Any, *, with_config: bool) -> bool:
     if not isinstance(folder, str | Path):
         return False
     config, weights = Path(folder, CONFIG_FILE), Path(folder, WEIGHTS_FILE)
     if not (config.is_file() and weights.is_file()):
         return False
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{config}: the file is not valid JSON ({error}). {_RESTORE}") from error
-    return isinstance(settings, dict) and settings.get("peft_type") == "MOS"
+    settings = read_object(config)
+    if with_config and "peft_type" not in settings:
+        raise ValueError(f"{config} has no 'peft_type', so no adapter can be loaded. {_RESTORE}")
+    return settings.get("peft_type") == "MOS"
 
 
 def is_adapter_key(key: str) -> bool:

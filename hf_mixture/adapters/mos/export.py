@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hf_mixture.adapters.mos.checkpoint import FILE_PREFIX, WEIGHTS_FILE, is_adapter_key
 from hf_mixture.adapters.mos.config import MosConfig
 from hf_mixture.adapters.mos.layer import MosLayer
+from hf_mixture.hub.atomic import write_tensors
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def export_lora(
     lora = _lora_config(config)
     if save_directory is not None:
         Path(save_directory).mkdir(parents=True, exist_ok=True)
-        save_file(tensors, Path(save_directory, WEIGHTS_FILE), metadata={"format": "pt"})
+        write_tensors(Path(save_directory, WEIGHTS_FILE), tensors, metadata={"format": "pt"})
         lora.save_pretrained(str(save_directory))
     return lora, tensors
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, PeftType
+from peft import PeftModel
 from torch import nn
 
-from hf_mixture.adapters.mos.checkpoint import CONFIG_FILE, check_folder
+from hf_mixture.adapters.mos.checkpoint import CONFIG_FILE, check_folder, read_config
 from hf_mixture.adapters.mos.config import MosConfig
 
 
@@ -47,15 +47,15 @@ def export_lora_folder(
     folder, save_directory = Path(folder), Path(save_directory)
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder} has no {CONFIG_FILE}; name the folder of a saved adapter")
-    peft_type = PeftConfig.from_pretrained(str(folder)).peft_type
-    if peft_type != PeftType.MOS:
-        raise ValueError(f"{folder} holds a {peft_type.value} adapter; only MOS adapters can be exported exactly")
+    config = read_config(folder)
+    if not isinstance(config, MosConfig):
+        kind = getattr(config.peft_type, "value", "nameless")
+        raise ValueError(f"{folder} holds a {kind} adapter; only MOS adapters can be exported exactly")
     if save_directory.exists() and any(save_directory.iterdir()):
         raise ValueError(
             f"{save_directory} is not empty; name a new folder, so that no file of another adapter stays in it"
         )
     check_folder(folder)
-    config = MosConfig.from_pretrained(str(folder))
     model = _skeleton(folder, config, base_model)
     adapted = PeftModel.from_pretrained(model, str(folder), low_cpu_mem_usage=True)
     adapted.base_model.to_lora(save_directory=save_directory)

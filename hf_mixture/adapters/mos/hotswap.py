@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from hf_mixture.adapters.mos.bank import BANK_NAME, find_bank
@@ -17,11 +16,12 @@ from hf_mixture.adapters.mos.checkpoint import (
     check_tensors,
     expect_from_model,
     key_in_file,
+    read_config,
     tensors_to_check,
 )
-from hf_mixture.adapters.mos.config import MosConfig
 from hf_mixture.adapters.mos.layer import MosLayer
 from hf_mixture.adapters.mos.layout import draw_slot
+from hf_mixture.hub.reading import read_tensors
 
 
 # Settings that are constants of the forward pass, or that decide what a pool row means.
@@ -62,7 +62,7 @@ def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "d
     folder = Path(folder)
     check_folder(folder)
     peft_model: Any = model
-    loaded, saved = peft_model.peft_config[adapter_name], MosConfig.from_pretrained(str(folder))
+    loaded, saved = peft_model.peft_config[adapter_name], read_config(folder)
     for setting in _FIXED:
         ours, theirs = getattr(loaded, setting), getattr(saved, setting)
         if ours != theirs:
@@ -75,7 +75,7 @@ def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "d
         for name, layer in model.named_modules()
         if isinstance(layer, MosLayer) and adapter_name in layer.slots
     }
-    tensors = {key_in_file(key): value for key, value in load_file(folder / WEIGHTS_FILE).items()}
+    tensors = {key_in_file(key): value for key, value in read_tensors(folder / WEIGHTS_FILE)[1].items()}
     expectation = expect_from_model(model, adapter_name)
     if not saved.save_indices:
         tensors |= {f"{name}.mos_index": draw_slot(saved, layer.slots[adapter_name]) for name, layer in layers.items()}

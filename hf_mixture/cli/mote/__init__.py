@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import json
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,21 +49,23 @@ def load_model(args: argparse.Namespace) -> Any:
 
 @contextlib.contextmanager
 def _one_line(name: str) -> Iterator[None]:
+    from hf_mixture.hub.reading import naming
+
     try:
-        yield
+        with naming(name):
+            yield
     except OSError as error:
         raise FileNotFoundError(f"{name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def behaviour_of(text: str) -> Any:
     """Make the classifier of `--behaviour`: a name, a JSON object, or a file with one."""
+    from hf_mixture.hub.reading import naming, parse_json, read_object
     from hf_mixture.moe.mote.behaviours import make_behaviour
 
-    source = Path(text).read_text(encoding="utf-8") if text.endswith(".json") and Path(text).is_file() else text
-    if not source.lstrip().startswith("{"):
-        return make_behaviour(source)
-    try:
-        spec = json.loads(source)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--behaviour {text!r} is not JSON ({error})") from None
-    return make_behaviour(spec)
+    if text.endswith(".json") and Path(text).is_file():
+        with naming(text):
+            return make_behaviour(read_object(text))
+    if not text.lstrip().startswith("{"):
+        return make_behaviour(text)
+    return make_behaviour(parse_json(text, f"--behaviour {text!r}", remedy="correct it"))

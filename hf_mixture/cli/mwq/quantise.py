@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 
@@ -23,11 +24,13 @@ def add_parser(actions: Any) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of the model")
     parser.add_argument("--dtype", default="auto", help="as in from_pretrained (default: auto)")
     parser.add_argument("--device-map", help="as in from_pretrained, such as cuda (default: the CPU)")
+    parser.add_argument("--json", action="store_true", help="print the bytes of each file as JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Quantise and save."""
+    from hf_mixture.cli.main import only_json_on_stdout
     from hf_mixture.moe.mwq.checkpoint import quantise_checkpoint
     from hf_mixture.moe.mwq.config import MwqConfig
 
@@ -36,7 +39,11 @@ def run(args: argparse.Namespace) -> int:
     if args.device_map is not None:
         options["device_map"] = args.device_map
     config = MwqConfig(widths, args.group_size, linears=args.linears)
-    sizes = quantise_checkpoint(args.model, args.out, config, **options)
+    with only_json_on_stdout(wanted=args.json):
+        sizes = quantise_checkpoint(args.model, args.out, config, **options)
+    if args.json:
+        print(json.dumps({"folder": args.out, "bytes": sizes}, indent=2))
+        return 0
     for name, size in sizes.items():
         print(f"{size:>16,} bytes  {name}")
     return 0

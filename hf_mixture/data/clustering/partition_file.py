@@ -22,6 +22,7 @@ from hf_mixture.data.clustering.preparation import Preparation
 from hf_mixture.data.clustering.tree import PartitionTree
 from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.hub.download import download
+from hf_mixture.hub.reading import read_json
 
 
 if TYPE_CHECKING:
@@ -150,13 +151,7 @@ def _document(path: Path) -> dict[str, Any]:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: {size} bytes; a partition has at most {MAX_FILE_BYTES}: check that it is the file")
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); it may be truncated: copy or download it again") from None
+    document = read_json(path, max_bytes=MAX_FILE_BYTES)
     version = document.get("version") if isinstance(document, dict) else None
     if isinstance(version, int | float) and version > VERSION:
         raise ValueError(f"{path}: version={version} is newer than {VERSION}, the newest that is read here: upgrade")

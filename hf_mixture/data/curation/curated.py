@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hf_mixture.data.curation.assemble import tier_folder
 from hf_mixture.data.curation.record import COLUMNS
+from hf_mixture.data.curation.report import FORMAT, VERSION
+from hf_mixture.hub.reading import read_document, reading
 
 
 if TYPE_CHECKING:
@@ -39,7 +40,12 @@ class CuratedDataset:
         path = self.folder / "dataset" / "report.json"
         if not path.is_file():
             raise ValueError(f"{str(folder)!r} holds no finished curation; run or resume it first")
-        self.report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        remedy = "finish the curation again"
+        self.report = read_document(path, FORMAT, VERSION, remedy=remedy)
+        with reading(path, remedy):
+            for key in ("configurations", "mixtures"):
+                if not isinstance(self.report[key], dict):
+                    raise ValueError(f"{key} must be an object")
 
     @property
     def configurations(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ also counts by "at least one n-gram", so the rule that was used is part of every
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,12 @@ from hf_mixture.data.curation.hashing import hash_64
 from hf_mixture.data.curation.scaffolding import is_scaffolding
 from hf_mixture.data.curation.schema import Count, Share
 from hf_mixture.data.curation.stage import Outcome, Row
+from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import check_format, parse_json, read_tensors, reading
 
 
+FORMAT = "hf_mixture_decontamination_index"
+VERSION = "1"
 SEPARATOR = "<|endoftext|>"
 MAX_BENCHMARKS = 64
 # Odd, so that multiplication modulo 2 ** 64 loses nothing.
@@ -215,16 +220,12 @@ class DecontaminationIndex:
 
     def save(self, path: Path) -> None:
         """Write the index as safetensors; it appears whole."""
-        import json
-
         from safetensors.numpy import save
-
-        from hf_mixture.hub.atomic import write_atomic
 
         tensors = {"hashes": self.hashes, "masks": self.masks, "rolling": self.rolling}
         metadata = {
-            "format": "hf_mixture_decontamination_index",
-            "version": "1",
+            "format": FORMAT,
+            "version": VERSION,
             "names": json.dumps(self.names),
             "words": json.dumps(list(self.words)),
         }
@@ -243,17 +244,15 @@ class DecontaminationIndex:
         Raises:
             ValueError: The file is another one.
         """
-        import json
-
-        from safetensors import safe_open
-
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if (metadata.get("format"), metadata.get("version")) != ("hf_mixture_decontamination_index", "1"):
-                raise ValueError(f"{path} is not a decontamination index of version 1; build it again")
-            tensors = {name: file.get_tensor(name) for name in ("hashes", "masks", "rolling")}
-        words = {word: hash_64(word) for word in json.loads(metadata["words"])}
-        return cls(json.loads(metadata["names"]), words=words, **tensors)
+        remedy = "build it again"
+        metadata, tensors = read_tensors(path, framework="numpy", remedy=remedy)
+        check_format(metadata, FORMAT, VERSION, where=str(path), remedy=remedy)
+        with reading(path, remedy):
+            words = {word: hash_64(word) for word in parse_json(metadata["words"], "words")}
+            lengths = {len(tensors[name]) for name in ("hashes", "masks", "rolling")}
+            if len(lengths) != 1:
+                raise ValueError("its arrays are of different lengths")
+            return cls(parse_json(metadata["names"], "names"), words=words, **tensors)
 
 
 class Decontamination:

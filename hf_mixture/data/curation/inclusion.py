@@ -85,7 +85,7 @@ def _headers(text: str | None) -> dict[str, str]:
         return {}
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict):
         return {str(name): str(value) for name, value in found.items()}

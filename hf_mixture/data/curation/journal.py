@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import is_partial_of
+from hf_mixture.hub.reading import check_format, parse_json, reading
 
 
 FORMAT = "hf_mixture_curation_journal"
@@ -38,8 +39,10 @@ class Journal:
         self._header: dict[str, Any] | None = None
         lines = self._lines(folder)
         if lines:
-            _check(folder, lines[0], header, resume=resume)
-            self.done = {line["part"]: line["facts"] for line in lines[1:]}
+            check_format(lines[0], FORMAT, VERSION, where=str(self.path), remedy="choose another output_dir")
+            with reading(self.path, "choose another output_dir"):
+                _check(folder, lines[0], header, resume=resume)
+                self.done = {line["part"]: dict(line["facts"]) for line in lines[1:]}
         else:
             self._header = header
 
@@ -71,10 +74,8 @@ class Journal:
         # A kill may have torn the last line.
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise ValueError(f"{self.path} is damaged ({error}); choose another output_dir") from None
+        remedy = "choose another output_dir"
+        lines = [parse_json(line, str(self.path), remedy=remedy) for line in whole.splitlines()]
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
         return lines
@@ -87,8 +88,6 @@ class Journal:
 
 
 def _check(folder: Path, saved: Any, header: Mapping[str, Any], *, resume: bool) -> None:
-    if saved.get("format") != FORMAT or saved.get("version") != VERSION:
-        raise ValueError(f"output_dir={str(folder)!r} has another journal than version {VERSION}; choose another one")
     if saved["recipe"] != header["recipe"]:
         old, new = saved["recipe"], header["recipe"]
         different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))

@@ -164,7 +164,7 @@ class OptOutRules:
     def _tdmrep(self, url: str, tdmrep: str | bytes | None) -> Iterator[tuple[bool, str, str | None]]:
         try:
             rules = json.loads(tdmrep) if tdmrep else []
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if not isinstance(rules, list):
             return

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_mixture.data.curation.rules.files import check_document
 from hf_mixture.data.mixture import Mixture
+from hf_mixture.hub.reading import read_yaml
 
 
 if TYPE_CHECKING:
@@ -73,12 +73,10 @@ def published_mixture(
 
         ```
     """
-    import yaml
-
     where = os.fspath(path)
     if level not in ("parts", "groups"):
         raise ValueError(f"level={level!r} is not 'parts' or 'groups'; choose one")
-    document: dict[str, Any] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    document: dict[str, Any] = read_yaml(path)
     check_document("proportions", document, where)
     groups = document["groups"]
     parts: dict[str, float] = {}

@@ -24,6 +24,7 @@ from hf_mixture.data.curation.record import FACTS, FLAGS, SIGNALS
 from hf_mixture.data.curation.safety import SafetyOptions
 from hf_mixture.data.curation.schema import Count, Name, Number, Positive, build, check, schema_of
 from hf_mixture.data.curation.tiering import TierOptions
+from hf_mixture.hub.reading import naming, parse_yaml
 
 
 FORMAT = "hf_mixture_curation"
@@ -192,13 +193,7 @@ class CurationRecipe:
         Raises:
             ValueError: The text is not YAML, a key is unknown or missing, or a value breaks a rule.
         """
-        import yaml
-
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"the recipe is not YAML: {error}") from None
-        return cls.from_dict(values)
+        return cls.from_dict(parse_yaml(text, "the recipe"))
 
     @classmethod
     def from_file(cls, path: str | Path) -> CurationRecipe:
@@ -210,7 +205,8 @@ class CurationRecipe:
         Returns:
             The checked recipe.
         """
-        return cls.from_yaml(Path(path).read_text(encoding="utf-8"))
+        with naming(path):
+            return cls.from_yaml(Path(path).read_text(encoding="utf-8"))
 
     @classmethod
     def from_dict(cls, values: Any) -> CurationRecipe:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import read_document
 
 
 FORMAT = "hf_mixture.mixing_law"
@@ -41,14 +42,7 @@ def read_history(path: Path | str) -> dict[str, Any]:
     Raises:
         ValueError: The file is of another kind or version.
     """
-    history = json.loads(Path(path).read_text(encoding="utf-8"))
-    found = (history.get("format"), history.get("version")) if isinstance(history, dict) else type(history).__name__
-    if found != (FORMAT, VERSION):
-        raise ValueError(
-            f"{str(path)!r} is of format and version {found!r}; they must be {(FORMAT, VERSION)}: give a file that "
-            "MixingLawCallback wrote"
-        )
-    return dict(history)
+    return read_document(path, FORMAT, VERSION, remedy="give a file that MixingLawCallback wrote")
 
 
 def plot_weights(history: Mapping[str, Any], *, axes: Any = None) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import parse_json, read_document
 
 
 FORMAT = "hf_mixture_proxy_runs"
@@ -81,8 +82,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     content = path.read_bytes()[: _end_of_lines(path)]
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line, "it")
             record["trial_id"], record["key"]
+            {record["trial_id"]: record}
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"line {number} of {str(path)!r} is not a record of a run ({error}); remove that line, and its run is "
@@ -93,15 +95,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _check_header(path: Path, mine: Mapping[str, Any]) -> None:
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is not JSON ({error}); choose another folder") from error
-    if saved.get("format") != FORMAT or saved.get("version") != VERSION:
-        raise ValueError(
-            f"{str(path)!r} has format {saved.get('format')!r} version {saved.get('version')!r}; this release reads "
-            f"{FORMAT!r} version {VERSION}: choose another folder"
-        )
+    saved = read_document(path, FORMAT, VERSION, remedy="choose another folder")
     different = _differences(saved, mine)
     if different:
         raise ValueError(

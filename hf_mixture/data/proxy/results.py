@@ -14,6 +14,7 @@ import numpy as np
 from hf_mixture.data.search.protocol import Run, Trial
 from hf_mixture.data.search.table import RunTable, read_columns
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import reading, shorten
 
 
 FORMAT = "hf_mixture_run_table"
@@ -108,11 +109,16 @@ def load_table(path: str | os.PathLike[str]) -> RunTable:
     Raises:
         ValueError: The ending is unknown, a column is missing, or a value is not valid.
     """
-    columns: Mapping[str, Sequence[Any]] = read_columns(path) if _kind(path) == ".csv" else _read_parquet(path)
+    read = read_columns if _kind(path) == ".csv" else _read_parquet
+    with reading(path, "read tables of others with RunTable.read_csv"):
+        return _table_of(read(path), path)
+
+
+def _table_of(columns: Mapping[str, Sequence[Any]], path: str | os.PathLike[str]) -> RunTable:
     if missing := [name for name in (_KEY, _FIDELITY, _COST) if name not in columns]:
         raise ValueError(
-            f"{os.fspath(path)!r} has no columns {missing}; it has {list(columns)}: read tables of others with "
-            "RunTable.read_csv"
+            f"{os.fspath(path)!r} has no columns {missing}; it has {shorten(str(list(columns)), 200)}: read tables of "
+            "others with RunTable.read_csv"
         )
     numbers = {name: np.array(values, dtype=np.float64) for name, values in columns.items() if name != _KEY}
     weights = {name.removeprefix(_WEIGHT): values for name, values in numbers.items() if name.startswith(_WEIGHT)}
@@ -122,7 +128,9 @@ def load_table(path: str | os.PathLike[str]) -> RunTable:
         if name not in (_FIDELITY, _COST) and not name.startswith(_WEIGHT)
     }
     if not weights:
-        raise ValueError(f"{os.fspath(path)!r} has no columns {_WEIGHT}<domain>; it has {list(columns)}")
+        raise ValueError(
+            f"{os.fspath(path)!r} has no columns {_WEIGHT}<domain>; it has {shorten(str(list(columns)), 200)}"
+        )
     return RunTable(
         columns[_KEY],
         list(weights),
@@ -163,7 +171,8 @@ def _to_parquet(columns: Mapping[str, Any]) -> bytes:
 def _read_parquet(path: str | os.PathLike[str]) -> dict[str, list[Any]]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    with reading(path):
+        table = pq.read_table(path)
     metadata = table.schema.metadata or {}
     if (metadata.get(b"format"), metadata.get(b"version")) != (FORMAT.encode(), str(VERSION).encode()):
         raise ValueError(

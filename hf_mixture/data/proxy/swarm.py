@@ -22,6 +22,7 @@ from hf_mixture.data.proxy.stacked import StackedCausalLM, check_stacking
 from hf_mixture.data.proxy.stacked_training import StackedTraining
 from hf_mixture.data.search.protocol import Trial
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import check_format, read_tensors, reading
 
 
 Int64 = NDArray[np.int64]
@@ -191,13 +192,9 @@ def _save(training: StackedTraining, path: Path) -> None:
 
 
 def _restore(training: StackedTraining, path: Path) -> None:
-    from safetensors import safe_open
-
     if not path.exists():
         return
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata()
-        if (header.get("format"), header.get("version")) != (FORMAT, str(VERSION)):
-            raise ValueError(f"{str(path)!r} is no checkpoint of this release, but {header}; remove it")
-        names: list[str] = list(file.keys())
-        training.load({name: file.get_tensor(name) for name in names}, int(header["step"]))
+    header, tensors = read_tensors(path, remedy="remove it")
+    check_format(header, FORMAT, str(VERSION), where=str(path), remedy="remove it")
+    with reading(path, "remove it"):
+        training.load(tensors, int(header["step"]))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from hf_mixture.data.search.protocol import Run, Trial
-from hf_mixture.data.search.session import SearchSession
+from hf_mixture.data.search.session import FORMAT, VERSION, SearchSession
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import naming, read_document
 
 
 STATE_FILE = "search.json"
@@ -93,16 +94,15 @@ def _restore(search: SearchSession, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         return
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} holds no state of a search ({error}): remove it to start anew") from error
-    if search.trials and search.state_dict() != state:
-        raise ValueError(
-            f"{str(path)!r} holds the state of a search with {len(state.get('trials', ()))} trials, this search has "
-            f"{len(search.trials)} of its own; pass a fresh search to continue there, or another folder"
-        )
-    search.load_state_dict(state)
+    remedy = "remove it to start anew"
+    state = read_document(path, FORMAT, VERSION, allow_nan=True, remedy=remedy)
+    with naming(path, remedy):
+        if search.trials and search.state_dict() != state:
+            raise ValueError(
+                f"{str(path)!r} holds the state of a search with {len(state['trials'])} trials, this search has "
+                f"{len(search.trials)} of its own; pass a fresh search to continue there, or another folder"
+            )
+        search.load_state_dict(state)
 
 
 def _check_answers(trials: Sequence[Trial], runs: Sequence[Run]) -> None:

@@ -267,23 +267,24 @@ class MixerTrainer(Trainer):
         write_atomic(path, save({**tensors, _LOSSES: self._losses, "gate_reports": reports}))
 
     def _load_state(self, path: Path) -> None:
-        from safetensors.torch import load_file
+        from hf_mixture.hub.reading import read_tensors, reading
 
         if not path.is_file():
             raise ValueError(
                 f"{path.parent} has no {path.name}; resume from a checkpoint that MixerTrainer has written"
             )
-        tensors = load_file(path)
+        _, tensors = read_tensors(path)
         model = dict(self._mixer.named_parameters())
-        self._anchors = {
+        anchors = {
             name: tensors[_ANCHOR + name].to(parameter.device)
             for name, parameter in model.items()
             if _ANCHOR + name in tensors
         }
-        if self._anchors.keys() != model.keys() or tensors[_LOSSES].shape != self._losses.shape:
-            raise ValueError(f"{path} belongs to another model; resume with the model of that run")
-        self._losses = tensors[_LOSSES]
-        self.gate_reports = dict(zip(self.gate_reports, tensors["gate_reports"].tolist(), strict=True))
+        with reading(path):
+            if anchors.keys() != model.keys() or tensors[_LOSSES].shape != self._losses.shape:
+                raise ValueError(f"{path} belongs to another model; resume with the model of that run")
+            reports = dict(zip(self.gate_reports, tensors["gate_reports"].tolist(), strict=True))
+        self._anchors, self._losses, self.gate_reports = anchors, tensors[_LOSSES], reports
 
 
 class _SaveState(TrainerCallback):

@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchFeature
 from transformers.utils.hub import PushToHubMixin
 
+from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import naming, read_document, reading
 from hf_mixture.models.mixture_of_thoughts.encoding import Encoded, Rendered, encode
 from hf_mixture.models.mixture_of_thoughts.visibility import NEVER, committed_ends, known_ends
 
@@ -150,7 +152,7 @@ class MixtureOfThoughtsProcessor(PushToHubMixin):
             "peer_decode": self.peer_decode,
             "max_length": self.max_length,
         }
-        (place / _FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_atomic(place / _FILE, json.dumps(settings, indent=2) + "\n")
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", place.name), **kwargs)
 
@@ -176,18 +178,21 @@ class MixtureOfThoughtsProcessor(PushToHubMixin):
             place = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
         if not (place / _FILE).is_file():
             raise ValueError(f"{name} must contain {_FILE}, as MixtureOfThoughtsProcessor.save_pretrained writes it")
-        settings = json.loads((place / _FILE).read_text("utf-8"))
-        if settings.get("format") != _FORMAT or settings.get("version") != _VERSION:
-            raise ValueError(
-                f"{_FILE} of {name} must have format {_FORMAT!r} and version {_VERSION}; update hf_mixture"
-            )
+        settings = read_document(place / _FILE, _FORMAT, _VERSION)
         encoder = place / "encoder_tokenizer"
-        return cls(
-            [AutoTokenizer.from_pretrained(place / f"tokenizer_{i}") for i in range(settings["num_tokenizers"])],
-            encoder_tokenizer=AutoTokenizer.from_pretrained(encoder) if encoder.is_dir() else None,
-            peer_decode=settings["peer_decode"],
-            max_length=settings["max_length"],
-        )
+        with reading(place / _FILE):
+            tokenizers = [place / f"tokenizer_{index}" for index in range(settings["num_tokenizers"])]
+            missing = [folder.name for folder in tokenizers if not folder.is_dir()]
+            if missing:
+                raise ValueError(f"it has no folder {missing[0]}")
+            options = {key: settings[key] for key in ("peer_decode", "max_length")}
+        loaded = [AutoTokenizer.from_pretrained(folder) for folder in tokenizers]
+        with naming(place / _FILE):
+            return cls(
+                loaded,
+                encoder_tokenizer=AutoTokenizer.from_pretrained(encoder) if encoder.is_dir() else None,
+                **options,
+            )
 
     def _batch(
         self,

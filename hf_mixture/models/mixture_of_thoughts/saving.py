@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hf_mixture.hub.atomic import write_tensors
+from hf_mixture.hub.reading import read_tensors
 from hf_mixture.models.mixture_of_thoughts.configuration_mixture_of_thoughts import MixtureOfThoughtsConfig
 from hf_mixture.models.mixture_of_thoughts.references import load_reference
 
@@ -63,7 +64,7 @@ def save(
             model.prompt_encoder.save_pretrained(folder / "prompt_encoder")
     weights = model.state_dict() if state_dict is None else state_dict
     own = {name: value.detach().cpu().contiguous() for name, value in weights.items() if is_trained(name)}
-    save_file(own, folder / _WEIGHTS, metadata={"format": "pt"})
+    write_tensors(folder / _WEIGHTS, own, metadata={"format": "pt"})
     settings = MixtureOfThoughtsConfig.from_dict(config.to_dict())
     settings.architectures = [type(model).__name__]
     settings.references, settings.prompt_encoder_reference = references, encoder
@@ -115,7 +116,7 @@ def load(
         reference = settings.prompt_encoder_reference or {}
         encoder = load_reference(reference, folder, causal=False, verify=verify_experts)
     model = model_class(settings, experts=experts, prompt_encoder=encoder)
-    weights = load_file(folder / _WEIGHTS)
+    _, weights = read_tensors(folder / _WEIGHTS)
     expected = {key: value.shape for key, value in model.state_dict().items() if is_trained(key)}
     found = {key: value.shape for key, value in weights.items()}
     if expected != found:

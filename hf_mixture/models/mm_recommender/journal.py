@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_mixture.hub.atomic import replaced_folder, write_atomic
+from hf_mixture.hub.atomic import replaced_folder, restore_folder, write_atomic
+from hf_mixture.hub.reading import read_document, reading
 from hf_mixture.models.mm_recommender.audit import forget_recall, group_norms, membership_auc, utility
 from hf_mixture.models.mm_recommender.interactions import Interactions
 from hf_mixture.models.mm_recommender.modeling_mm_recommender import MultiModalRecommender
@@ -71,14 +72,13 @@ def read_journal(folder: str | Path) -> list[JournalEntry]:
     path = Path(folder) / FILE
     if not path.is_file():
         return []
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or (values.get("format"), values.get("version")) != (FORMAT, VERSION):
-        raise ValueError(f"{path} is no {FORMAT} of version {VERSION}; it is damaged, or of a newer release")
+    values = read_document(path, FORMAT, VERSION)
     names = {field.name for field in dataclasses.fields(JournalEntry)}
-    for entry in values["entries"]:
-        if set(entry) != names:
-            raise ValueError(f"an entry of {path} has the keys {sorted(entry)}; it must have {sorted(names)}")
-    return [JournalEntry(**entry) for entry in values["entries"]]
+    with reading(path):
+        for entry in values["entries"]:
+            if set(entry) != names:
+                raise ValueError(f"an entry of {path} has the keys {sorted(entry)}; it must have {sorted(names)}")
+        return [JournalEntry(**entry) for entry in values["entries"]]
 
 
 def unlearn_saved(
@@ -126,6 +126,7 @@ def unlearn_saved(
     """
     place, options = Path(folder), options or UnlearningOptions()
     check_salt(salt)
+    restore_folder(place)
     entries = read_journal(place)
     identity = request.salted_hash(salt)
     if entries and entries[-1].request == identity:

@@ -9,8 +9,10 @@ import json
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import read_document, reading
 from hf_mixture.models.trajectory_moe.data import TrajectoryData
 from hf_mixture.models.trajectory_moe.fit import MixtureFit, fit_mixture
 from hf_mixture.models.trajectory_moe.simulate import simulate
@@ -80,10 +82,7 @@ def bootstrap_test(
     path = None if journal is None else Path(journal)
     known: dict[str, float | None] = {}
     if path is not None and path.exists():
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format") != FORMAT or content.get("identity") != identity:
-            raise ValueError(f"journal={str(journal)!r} is of another test; choose another file, or remove it")
-        known = content["draws"]
+        known = _known_draws(path, identity)
     for draw in tqdm(range(num_draws), desc="bootstrap", unit="draw", delay=2.0):
         if str(draw) in known:
             continue
@@ -96,6 +95,15 @@ def bootstrap_test(
     values = [known[str(draw)] for draw in range(num_draws)]
     finished = [value for value in values if value is not None]
     return BootstrapTest(statistic=statistic, draws=finished, num_failed=num_draws - len(finished))
+
+
+def _known_draws(path: Path, identity: list[Any]) -> dict[str, float | None]:
+    remedy = "choose another file, or remove it"
+    content = read_document(path, FORMAT, VERSION, allow_nan=True, remedy=remedy)
+    if content.get("identity") != identity:
+        raise ValueError(f"journal={str(path)!r} is of another test; {remedy}")
+    with reading(path, remedy):
+        return {draw: None if value is None else float(value) for draw, value in content["draws"].items()}
 
 
 def _one_draw(

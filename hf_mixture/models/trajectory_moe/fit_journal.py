@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import read_document, reading
 from hf_mixture.models.trajectory_moe.data import TrajectoryData
 from hf_mixture.models.trajectory_moe.layout import Layout
 from hf_mixture.models.trajectory_moe.polish import Optimum
@@ -63,17 +64,18 @@ class FitJournal:
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             return cls(place, fingerprint, empty)
-        try:
-            content = json.loads(place.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"journal={str(path)!r} is not JSON: {error}; choose another file") from None
-        if content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise ValueError(f"journal={str(path)!r} is not a journal of version {VERSION}; choose another file")
-        if content["fingerprint"] != fingerprint:
-            raise ValueError(
-                f"journal={str(path)!r} is of a fit with other data, sizes or settings; choose another, or remove it"
-            )
-        return cls(place, fingerprint, content["finished"])
+        remedy = "choose another file, or remove it"
+        content = read_document(place, FORMAT, VERSION, allow_nan=True, remedy=remedy)
+        if content.get("fingerprint") != fingerprint:
+            raise ValueError(f"journal={str(path)!r} is of a fit with other data, sizes or settings; {remedy}")
+        with reading(place, remedy):
+            journal = cls(place, fingerprint, {name: dict(content["finished"][name]) for name in empty})
+            # Taken apart once, so that a damaged entry is found before the fit begins.
+            for batch in journal.finished["ecm"]:
+                journal.ecm(int(batch))
+            for start in journal.finished["polished"]:
+                journal.polished(int(start))
+            return journal
 
     def ecm(self, batch: int) -> tuple[Any, Any] | None:
         """Vectors and log-likelihoods after ECM of a batch, if it is finished."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import read_object
 from hf_mixture.models.trajectory_moe.criteria import information_criteria
 from hf_mixture.models.trajectory_moe.data import TrajectoryData
 from hf_mixture.models.trajectory_moe.degenerate import boundaries_of
@@ -163,12 +164,11 @@ def read_fit_report(path: Path) -> dict[str, Any]:
     schema = json.loads(
         files("hf_mixture.models.trajectory_moe").joinpath("fit_report_schema.json").read_text("utf-8")
     )
+    remedy = "fit the model again, or remove it"
+    content = read_object(path, remedy=remedy)
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         jsonschema.validate(content, schema)
-    except (json.JSONDecodeError, jsonschema.ValidationError) as error:
+    except jsonschema.ValidationError as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{path.name} is not the report of a fit: {reason}; fit the model again, or remove it"
-        ) from None
+        raise ValueError(f"{path} is not the report of a fit: {reason}; {remedy}") from None
     return content

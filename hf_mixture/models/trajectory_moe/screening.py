@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import read_document, reading
 from hf_mixture.models.trajectory_moe.data import data_of_dataset
 from hf_mixture.models.trajectory_moe.degenerate import check_support
 from hf_mixture.models.trajectory_moe.fit import fit_one_class
@@ -160,11 +161,16 @@ def screen_covariates(
 def _known_trees(path: Path | None, identity: list[Any]) -> dict[str, Any]:
     if path is None or not path.exists():
         return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("format") != FORMAT or content.get("identity") != identity:
-        raise ValueError(f"journal={str(path)!r} is of another screening; choose another file, or remove it")
-    trees: dict[str, Any] = content["trees"]
-    return trees
+    remedy = "choose another file, or remove it"
+    content = read_document(path, FORMAT, None, allow_nan=True, remedy=remedy)
+    if content.get("identity") != identity:
+        raise ValueError(f"journal={str(path)!r} is of another screening; {remedy}")
+    with reading(path, remedy):
+        num_covariates = len(identity[0])
+        for number, tree in content["trees"].items():
+            if any(len([float(value) for value in tree[name]]) != num_covariates for name in ("rises", "cuts")):
+                raise ValueError(f"tree {number} has not one rise and one number of cuts for each covariate")
+        return dict(content["trees"])
 
 
 @dataclass(frozen=True)

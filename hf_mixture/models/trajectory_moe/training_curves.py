@@ -7,7 +7,6 @@ lines.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from hf_mixture.hub.reading import naming, read_log, read_object, reading
 
 
 CONVERGING, PLATEAU, DIVERGING = "converging", "plateau", "diverging"
@@ -70,12 +71,17 @@ def load_training_curves(
     if not named:
         raise ValueError("sources is empty; give at least one run")
     logs = {name: _read_log(name, source) for name, source in named.items()}
-    series = {name: _series(name, log, metric) for name, log in logs.items()}
+    series = {}
+    for name, log in logs.items():
+        with naming(_place_of(name, named[name])):
+            series[name] = _series(name, log, metric)
+            values = series[name][1]
+            lowest = values[np.isfinite(values)].min(initial=np.inf)
+            if log_values and lowest <= 0:
+                raise ValueError(f"{metric!r} has the value {lowest:g}, which has no logarithm; use log_values=False")
     finite = np.concatenate([values[np.isfinite(values)] for _, values in series.values()])
     if not len(finite):
         raise ValueError(f"no run has a finite {metric!r}; nothing can be followed")
-    if log_values and finite.min() <= 0:
-        raise ValueError(f"{metric!r} has the value {finite.min():g}, which has no logarithm; use log_values=False")
     columns: dict[str, list[Any]] = {"run": list(named), "values": [], "times": []}
     for name, (steps, values) in series.items():
         times, means = _averaged(steps, values, finite.max() if non_finite == "ceiling" else None, max_points)
@@ -83,7 +89,10 @@ def load_training_curves(
             raise ValueError(f"run {name!r} has {len(times)} usable entries of {metric!r}; a curve needs two")
         columns["values"].append(np.log(means).tolist() if log_values else means.tolist())
         columns["times"].append(times.tolist())
-    peaks = [max((entry.get("learning_rate") or 0.0 for entry in log), default=0.0) for log in logs.values()]
+    peaks = []
+    for name, log in logs.items():
+        with naming(_place_of(name, named[name])):
+            peaks.append(max((float(entry.get("learning_rate") or 0.0) for entry in log), default=0.0))
     if min(peaks) > 0:
         columns["peak_learning_rate"] = [math.log10(peak) for peak in peaks]
     return Dataset.from_dict(columns | _covariate_columns(list(named), covariates))
@@ -132,6 +141,11 @@ def mean_curves(model: Any, places: Any, outcome: int = 0) -> Any:
     return units.values[0, outcome] + units.values[1, outcome] * total
 
 
+def _place_of(name: str, source: Any) -> str:
+    """What an error is about: the file or folder of a run, or its name."""
+    return str(source) if isinstance(source, str | PathLike) else f"run {name!r}"
+
+
 def _read_log(name: str, source: Any) -> list[dict[str, Any]]:
     if isinstance(source, Sequence) and not isinstance(source, str):
         return list(source)
@@ -145,13 +159,12 @@ def _read_log(name: str, source: Any) -> list[dict[str, Any]]:
         raise ValueError(
             f"run {name!r}: {str(source)!r} has no trainer_state.json; give a file, a folder or a log_history"
         )
-    text = path.read_text(encoding="utf-8")
-    try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return list(json.loads(text)["log_history"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"run {name!r}: {path.name} is not the state of a Trainer, with a log_history") from None
+    remedy = "give the state of a Trainer, with a log_history, or a log with one entry a line"
+    with reading(path, remedy):
+        log = read_log(path) if path.suffix == ".jsonl" else read_object(path, allow_nan=True)["log_history"]
+        if not all(isinstance(entry, dict) for entry in log):
+            raise ValueError("the entries of a log are objects")
+        return list(log)
 
 
 def _series(name: str, log: list[dict[str, Any]], metric: str) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from hf_mixture.hub.reading import read_object
 from hf_mixture.moe.mote.edits import ExpertEdits
 from hf_mixture.moe.mote.edits_file import FILE_NAME, read
 from hf_mixture.moe.mote.patch import tune_experts
@@ -121,8 +122,7 @@ def _fetch(name_or_path: str, revision: str | None) -> Path:
 def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return read_object(path)
 
 
 def _base_of(

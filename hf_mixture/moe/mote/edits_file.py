@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.hub.download import download
+from hf_mixture.hub.reading import naming, parse_json
 
 
 if TYPE_CHECKING:
@@ -55,10 +56,7 @@ def parse(text: str | bytes, *, where: str) -> ExpertEdits:
     """The edits of a text; see `ExpertEdits.from_json`."""
     from hf_mixture.moe.mote.edits import ExpertEdit, ExpertEdits
 
-    try:
-        document = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON ({error}); it may be truncated: copy or download it again") from None
+    document = parse_json(text, where, max_bytes=MAX_FILE_BYTES)
     version = document.get("version") if isinstance(document, dict) else None
     if isinstance(version, int | float) and version > VERSION:
         raise ValueError(
@@ -67,10 +65,8 @@ def parse(text: str | bytes, *, where: str) -> ExpertEdits:
     _check_schema(document, where)
     ignored = {"format", "version", "edits"}
     fields = {key: value for key, value in document.items() if key not in ignored and not key.startswith("x_")}
-    try:
+    with naming(where):
         return ExpertEdits([ExpertEdit(**edit) for edit in document["edits"]], **fields)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 @cache

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import read_object, reading
 from hf_mixture.moe.anatomy import find_routers
 from hf_mixture.moe.mote.baselines import draw_random_edits
 from hf_mixture.moe.mote.behaviours import Behaviour
@@ -190,10 +191,11 @@ class MeasuredFile(dict[str, Any]):
         super().__init__()
         self._path, self._settings = path, dict(settings)
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if before["settings"] != self._settings:
-                raise ValueError(f"{path.parent} holds another evaluation, see {path}; name another folder")
-            self.update(before["measured"])
+            with reading(path, "name another folder"):
+                before = read_object(path, allow_nan=True)
+                if before["settings"] != self._settings:
+                    raise ValueError(f"{path.parent} holds another evaluation, see {path}; name another folder")
+                self.update(dict(before["measured"]))
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def __setitem__(self, name: str, value: Any) -> None:

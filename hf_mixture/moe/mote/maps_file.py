@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import reading
 from hf_mixture.moe.mote.resonance_file import open_tensors
 from hf_mixture.moe.mote.resonance_maps import FtriMaps, facts_from
 
@@ -73,22 +74,28 @@ def read_maps(folder: str | os.PathLike[str]) -> tuple[FtriMaps, list[str], dict
     """
     path = Path(folder) / FILE_NAME
     header, tensors = open_tensors(path, FORMAT, VERSION)
-    try:
-        maps = FtriMaps(
-            facts=facts_from(header["facts"]),
-            counts=tensors["counts"],
-            tokens=tensors["tokens"],
-            values=tensors.get("values"),
-            statistic=header["statistic"],
-            positions=header["positions"],
-        )
-        labels, columns = header["labels"], header["columns"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is incomplete ({error!r}); copy it again, or scan again") from None
+    with reading(path, "copy it again, or scan again"):
+        return _maps(path, header, tensors)
+
+
+def _maps(
+    path: Path, header: dict[str, Any], tensors: dict[str, Any]
+) -> tuple[FtriMaps, list[str], dict[str, list[str]]]:
+    maps = FtriMaps(
+        facts=facts_from(header["facts"]),
+        counts=tensors["counts"],
+        tokens=tensors["tokens"],
+        values=tensors.get("values"),
+        statistic=header["statistic"],
+        positions=header["positions"],
+    )
+    labels, columns = list(header["labels"]), dict(header["columns"])
     num_experts = sum(router.num_experts for router in maps.facts.routers)
     if maps.counts.shape != (len(labels), num_experts) or maps.tokens.shape != (len(labels),):
         raise ValueError(
             f"{path} has counts of the shape {list(maps.counts.shape)} for {len(labels)} prompts and {num_experts} "
             "experts; the file was changed: scan again"
         )
+    if any(len(values) != len(labels) for values in columns.values()):
+        raise ValueError(f"{path} has columns of other lengths than its {len(labels)} prompts; scan again")
     return maps, labels, columns

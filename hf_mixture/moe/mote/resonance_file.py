@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import parse_json, read_tensors, reading
 from hf_mixture.moe.mote.resonance_maps import FtriSummary, facts_from
 
 
@@ -78,10 +79,8 @@ def read(path: str | os.PathLike[str]) -> FtriSummary:
     if place.is_dir():
         place = place / FILE_NAME
     header, tensors = open_tensors(place, FORMAT, VERSION)
-    try:
+    with reading(place):
         return _summary(header, tensors)
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{place} is incomplete ({error!r}); copy or download it again") from None
 
 
 def open_tensors(place: Path, form: str, version: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -99,16 +98,10 @@ def open_tensors(place: Path, form: str, version: int) -> tuple[dict[str, Any], 
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, or of another format or version.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not place.is_file():
         raise FileNotFoundError(f"there is no {place}; `hf-mixture mote scan` writes it")
-    try:
-        with safe_open(place, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{place} is truncated or damaged ({error}); copy or download it again") from None
+    metadata, tensors = read_tensors(place, framework="numpy")
+    header = parse_json(metadata.get(_KEY, "null"), f"the header of {place}")
     if not isinstance(header, dict) or header.get("format") != form:
         raise ValueError(f"{place} holds no maps of experts; `hf-mixture mote scan` writes them")
     if header.get("version") != version:

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import parse_json, read_tensors, reading
 from hf_mixture.moe.mote.behaviours import Behaviour
 from hf_mixture.moe.mote.resonance import FtriCollector, Statistic
 from hf_mixture.moe.mote.resonance_maps import FtriMaps, ModelFacts
@@ -157,14 +158,15 @@ class _BatchStore:
         folder.mkdir(parents=True, exist_ok=True)
 
     def read(self, start: int, settings: Any) -> tuple[list[str], FtriMaps] | None:
-        from safetensors import safe_open
-
         path = self._path(start)
         if not path.exists():
             return None
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads(file.metadata()[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        remedy = f"remove {self.folder}, or name another folder"
+        metadata, tensors = read_tensors(path, framework="numpy", remedy=remedy)
+        with reading(path, remedy):
+            return self._content(path, parse_json(metadata[_KEY], "its header"), tensors, settings)
+
+    def _content(self, path: Path, header: Any, tensors: Any, settings: Any) -> tuple[list[str], FtriMaps]:
         if header["settings"] != self._hash(settings):
             raise ValueError(
                 f"{path} is of a scan with another model, other prompts or other settings; remove {self.folder}, or "

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from hf_mixture.hub.reading import naming
 from hf_mixture.moe.mwq.config import MwqConfig
 
 
@@ -36,7 +37,8 @@ def quantise_checkpoint(
     parts = target / ".parts"
     config = MwqConfig(**{**(config or MwqConfig()).to_dict(), "parts": str(parts)})
     try:
-        quantised = AutoModelForCausalLM.from_pretrained(model, quantization_config=config, **options)
+        with naming(model):
+            quantised = AutoModelForCausalLM.from_pretrained(model, quantization_config=config, **options)
     except OSError as error:
         raise FileNotFoundError(f"{model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     quantised.save_pretrained(target)

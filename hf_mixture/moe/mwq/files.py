@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.atomic import write_atomic, write_tensors
+from hf_mixture.hub.reading import parse_json, reading
 from hf_mixture.moe.mwq.targets import refuse_on_disk
 
 
@@ -102,11 +102,13 @@ def read_header(file: Path) -> dict[str, TensorPlace]:
         OSError: If it cannot be read.
     """
     types = {"U8": torch.uint8, "F16": torch.float16}
-    try:
+    with reading(file, "download or save the model again"):
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header: dict[str, Any] = json.loads(stream.read(length))
-        sums = json.loads(header.pop("__metadata__", {}).get(_CHECKSUMS, "{}"))
+            if length > file.stat().st_size - 8:
+                raise ValueError(f"it has {file.stat().st_size} bytes and a header of {length}")
+            header: dict[str, Any] = parse_json(stream.read(length), str(file))
+        sums = parse_json(header.pop("__metadata__", {}).get(_CHECKSUMS, "{}"), f"the checksums of {file}")
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if file.stat().st_size != 8 + length + end:
             raise ValueError(f"it has {file.stat().st_size} bytes and its header speaks of {8 + length + end}")
@@ -121,10 +123,6 @@ def read_header(file: Path) -> dict[str, TensorPlace]:
             for name, entry in header.items()
             if entry["dtype"] in types
         }
-    except (ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
-        raise ValueError(
-            f"{file} is not a whole file of planes ({error}); download or save the model again"
-        ) from error
 
 
 def check_checksums(files: Sequence[Path], leave_out: tuple[str, ...] = ()) -> None:
@@ -224,7 +222,7 @@ def _write_file(path: Path, tensors: Mapping[str, Tensor], *, with_sums: bool) -
         parts = {name: _parts(name, tensor) for name, tensor in tensors.items()}
         sums = {name: [zlib.crc32(part.numpy().data) for part in some] for name, some in parts.items()}
         metadata[_CHECKSUMS] = json.dumps(sums)
-    save_file(dict(tensors), path, metadata=metadata)
+    write_tensors(path, tensors, metadata=metadata)
 
 
 def _parts(name: str, tensor: Tensor) -> Iterable[Tensor]:

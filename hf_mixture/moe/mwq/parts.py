@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hf_mixture.hub.atomic import partial_of
+from hf_mixture.hub.atomic import write_tensors
+from hf_mixture.hub.reading import read_tensors
 from hf_mixture.moe.mwq.config import MwqConfig
 from hf_mixture.moe.mwq.planes import NestedPlanes
 
@@ -42,22 +40,19 @@ class PartsFolder:
             The planes on the CPU; None if there are none, or of another weight.
         """
         path = self._path(name, weight)
-        try:
-            tensors = load_file(path)
-        except (FileNotFoundError, SafetensorError):
-            return None
         num_levels = len(self._widths)
-        listed = [tensors[f"{place:02}"] for place in range(2 * num_levels + 1)]
+        try:
+            _, tensors = read_tensors(path)
+            listed = [tensors[f"{place:02}"] for place in range(2 * num_levels + 1)]
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
         base, offset, *rest = listed
         return NestedPlanes(base, offset, tuple(rest[:num_levels]), tuple(rest[num_levels:]), self._widths)
 
     def write(self, name: str, weight: Tensor, planes: NestedPlanes) -> None:
         """Keep the planes of a weight."""
-        path = self._path(name, weight)
-        beside = partial_of(path)
         tensors = {f"{place:02}": tensor.cpu().contiguous() for place, tensor in enumerate(planes.tensors())}
-        save_file(tensors, beside)
-        os.replace(beside, path)
+        write_tensors(self._path(name, weight), tensors)
 
     def _path(self, name: str, weight: Tensor) -> Path:
         digest = hashlib.sha256(f"{name} {self._how} {weight.dtype} {tuple(weight.shape)}".encode())

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_mixture._compat.sharding import local_shard
+from hf_mixture.hub.reading import read_document, read_tensors
 
 
 FOLDER = "training_state"
@@ -101,7 +102,7 @@ class ShardedCheckpointCallback(TrainerCallback):
                 "does not load all of a sharded model"
             )
         content = _read_state(checkpoint / FOLDER)
-        tensors = load_file(checkpoint / FOLDER / _file_of(dist.get_rank()))
+        _, tensors = read_tensors(checkpoint / FOLDER / _file_of(dist.get_rank()))
         self._random = tensors.pop("random")
         bare = getattr(optimizer, "optimizer", optimizer)
         _load_optimizer_tensors(model, bare, tensors)
@@ -123,16 +124,11 @@ def _read_state(folder: Path) -> dict[str, Any]:
             f"{folder.parent} has no {FOLDER}: it was written without ShardedCheckpointCallback, or the run was "
             "killed meanwhile; resume from an earlier checkpoint"
         )
-    content: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    if content.get("format") != FORMAT or content.get("version") != VERSION:
+    content = read_document(folder / "state.json", FORMAT, VERSION, remedy="resume from an earlier checkpoint")
+    if content.get("num_ranks") != dist.get_world_size():
         raise ValueError(
-            f"{folder / 'state.json'} has format {content.get('format')!r} and version {content.get('version')!r}; "
-            f"this release reads {FORMAT!r}, {VERSION}"
-        )
-    if content["num_ranks"] != dist.get_world_size():
-        raise ValueError(
-            f"{folder} was written by {content['num_ranks']} ranks, and this run has {dist.get_world_size()}; start "
-            "as many, or begin a new run from the weights"
+            f"{folder} was written by {content.get('num_ranks')} ranks, and this run has {dist.get_world_size()}; "
+            "start as many, or begin a new run from the weights"
         )
     return content
 

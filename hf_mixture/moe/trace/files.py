@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import parse_json, reading
 
 
 FORMAT = "hf_mixture.router_trace"
@@ -65,14 +66,11 @@ def read_part(path: Path) -> tuple[dict[str, Any], Any]:
     Raises:
         ValueError: If the file is damaged, or not a part of a trace that this version reads.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with reading(path):
         table = pq.read_table(path)
-        header = json.loads((table.schema.metadata or {}).get(_KEY, b"null"))
-    except (pa.ArrowException, OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}); copy or download it again") from error
+    header = parse_json((table.schema.metadata or {}).get(_KEY, b"null"), f"the header of {path}")
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(
             f"{path} is not a part of a router trace; a RouterTraceCallback or RouterTrace.save writes it"

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import reading
 from hf_mixture.moe.trace.files import PATTERN, cut_after, parts_of, read_part, write_part
 
 
@@ -75,7 +77,7 @@ class RouterTrace:
         path.mkdir(parents=True, exist_ok=True)
         cut_after(path, -1)
         write_part(path, self.header, self._rows)
-        (path / "README.md").write_text(_card(self), encoding="utf-8")
+        write_atomic(path / "README.md", _card(self))
         return path
 
     def push_to_hub(
@@ -150,8 +152,10 @@ def load_trace(
         if header and own != header:
             raise ValueError(f"{part} belongs to another run than the parts before it; keep one trace in a folder")
         header = own
-        rows += table.to_pylist()
-    return _trace(header, rows, str(location))
+        with reading(part):
+            rows += table.to_pylist()
+    with reading(str(location)):
+        return _trace(header, rows, str(location))
 
 
 def _trace(header: dict[str, Any], rows: list[dict[str, Any]], location: str) -> RouterTrace:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.cards import markdown_table
+from hf_mixture.hub.reading import read_log
 from hf_mixture.training import report as common
 
 
@@ -72,7 +72,7 @@ def draw_losses(path: Path, logs: Mapping[str, Path]) -> None:
     """Training losses of the systems on the first collection, first seed."""
     figure, axes = _figure(6.4, 4.0)
     for name, log in logs.items():
-        entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        entries = read_log(log)
         axes.plot(*zip(*((e["step"], e["loss"]) for e in entries if "loss" in e), strict=True), label=name)
     axes.set(yscale="log", xlabel="optimizer step", ylabel="training loss (mean squared error)")
     axes.grid(alpha=0.3)

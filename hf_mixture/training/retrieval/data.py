@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_mixture.hub.reading import read_arrays, reading
+
 
 SOURCES = ("graph", "movielens", "synthetic")
 DIRECTIONS = ("as_given", "reversed")
@@ -58,26 +60,32 @@ def load_graph(path: str, *, direction: str = "as_given") -> Any:
         raise ValueError(
             f"data.path={path!r} is no file; give the citation graph, for example cit-HepTh.txt of the SNAP collection"
         )
-    if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as arrays:
-            missing = {"indptr", "indices"} - set(arrays.files)
-            if missing:
-                raise ValueError(f"{path} has no array {sorted(missing)}; give indptr and indices of sparse rows")
-            indptr, targets = arrays["indptr"], arrays["indices"].astype(np.int64)
-        sources = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-        number = max(len(indptr) - 1, int(targets.max(initial=0)) + 1)
-    else:
-        pairs = np.loadtxt(file, dtype=np.int64, comments="#", ndmin=2)
-        if pairs.shape[1] != 2:
-            raise ValueError(f"{path} has {pairs.shape[1]} numbers on a line; give two, the nodes of an edge")
-        names, dense = np.unique(pairs, return_inverse=True)
-        sources, targets = dense.reshape(pairs.shape).T
-        number = len(names)
-    if direction == "reversed":
-        sources, targets = targets, sources
-    apart = sources != targets
-    graph = sparse.coo_array((np.ones(int(apart.sum())), (sources[apart], targets[apart])), shape=(number, number))
-    return _binary(graph)
+    with reading(file, "give indptr and indices of sparse rows, or two node numbers on each line"):
+        sources, targets, number = _read_rows(file) if file.suffix == ".npz" else _read_lines(file)
+        if direction == "reversed":
+            sources, targets = targets, sources
+        apart = sources != targets
+        graph = sparse.coo_array((np.ones(int(apart.sum())), (sources[apart], targets[apart])), shape=(number, number))
+        return _binary(graph)
+
+
+def _read_rows(file: Path) -> tuple[Any, Any, int]:
+    arrays = read_arrays(file)
+    missing = {"indptr", "indices"} - set(arrays)
+    if missing:
+        raise ValueError(f"{file} has no array {sorted(missing)}; give indptr and indices of sparse rows")
+    indptr, targets = arrays["indptr"], arrays["indices"].astype(np.int64)
+    sources = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    return sources, targets, max(len(indptr) - 1, int(targets.max(initial=0)) + 1)
+
+
+def _read_lines(file: Path) -> tuple[Any, Any, int]:
+    pairs = np.loadtxt(file, dtype=np.int64, comments="#", ndmin=2)
+    if pairs.shape[1] != 2:
+        raise ValueError(f"{file} has {pairs.shape[1]} numbers on a line; give two, the nodes of an edge")
+    names, dense = np.unique(pairs, return_inverse=True)
+    sources, targets = dense.reshape(pairs.shape).T
+    return sources, targets, len(names)
 
 
 def make_synthetic(*, seed: int, num_users: int = 300, num_items: int = 240, num_groups: int = 8) -> Any:

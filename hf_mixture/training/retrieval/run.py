@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.reading import read_arrays, reading
 from hf_mixture.training.journal import Journal, begin
 from hf_mixture.training.retrieval.data import Split, load_graph, make_synthetic, split_edges
 from hf_mixture.training.retrieval.recipe import InteractionSpec, RetrievalRecipe
@@ -257,5 +258,7 @@ def save_vectors(path: Path, users: Any, items: Any) -> None:
 
 def load_vectors(path: Path) -> tuple[Any, Any]:
     """Read embeddings that `save_vectors` has written."""
-    with np.load(path, allow_pickle=False) as arrays:
+    remedy = "remove the folder of the run, and run it again"
+    with reading(path, remedy):
+        arrays = read_arrays(path, remedy=remedy)
         return arrays["users"], arrays["items"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_mixture.hub.reading import read_log
 from hf_mixture.training import report as common
 from hf_mixture.training.journal import Journal
 from hf_mixture.training.spread import report
@@ -116,5 +116,5 @@ def row_of(
 
 def _steps_of(path: Path) -> list[dict[str, Any]]:
     """The entries of a log that have a loss, one for each step."""
-    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    entries = read_log(path)
     return [entry for entry in entries if "loss" in entry]

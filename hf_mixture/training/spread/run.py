@@ -6,7 +6,6 @@ run that is killed continues at the part it was in, and a training at its last c
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_mixture.hub.reading import read_object
 from hf_mixture.training.journal import Journal, begin
 from hf_mixture.training.models import config_of
 from hf_mixture.training.prepare import Prepared, blocks_for, prepare
@@ -134,7 +134,7 @@ def _train(run: SpreadRun, name: str) -> None:
     scores = mixture_scores(
         model, windows, recipe.mixture.weights, batch_size=recipe.evaluation.batch_size, label=name
     )
-    measured = json.loads((folder / "logs" / f"{name}.json").read_text(encoding="utf-8"))
+    measured = read_object(folder / "logs" / f"{name}.json")
     run.journal.finish(name, {**measured, "bits_per_byte": scores})
     shutil.rmtree(folder / "checkpoints" / name, ignore_errors=True)
 

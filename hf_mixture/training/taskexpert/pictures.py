@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hf_mixture.hub.reading import read_log
 from hf_mixture.training.taskexpert.data import SceneRows
 
 
@@ -78,7 +78,7 @@ def draw_losses(path: Path, logs: Mapping[str, Path]) -> None:
     figure = _figure(6.4, 4.0)
     axes = figure.add_subplot()
     for name, log in logs.items():
-        entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        entries = read_log(log)
         axes.plot(*zip(*((e["step"], e["loss"]) for e in entries if "loss" in e), strict=True), label=name)
     axes.set(yscale="log", xlabel="optimizer step", ylabel="training loss (weighted sum of the tasks)")
     axes.grid(alpha=0.3, which="both")

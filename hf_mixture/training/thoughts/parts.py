@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from hf_mixture.data.splits import SPLITS
 from hf_mixture.hub.atomic import replaced_folder
+from hf_mixture.hub.reading import read_object
 from hf_mixture.training import report
 from hf_mixture.training.journal import Journal, write_json
 from hf_mixture.training.prepare import Prepared, blocks_for, prepare, training_rows
@@ -48,9 +48,7 @@ class ThoughtsRun:
 
     def documents(self, split: str) -> list[Document]:
         """The mixed documents of a split."""
-        stored: dict[str, list[Document]] = json.loads(
-            (self.folder / "prepared" / "documents.json").read_text(encoding="utf-8")
-        )
+        stored: dict[str, list[Document]] = read_object(self.folder / "prepared" / "documents.json")
         return stored[split]
 
     def expert_place(self, name: str) -> str:
@@ -91,7 +89,7 @@ class ThoughtsRun:
 
     def read_scores(self, name: str) -> dict[str, NDArray[np.float64]]:
         """What `write_scores` kept, as arrays."""
-        stored = json.loads((self.folder / "scores" / f"{name}.json").read_text(encoding="utf-8"))
+        stored = read_object(self.folder / "scores" / f"{name}.json")
         return {key: np.array(value) for key, value in stored.items()}
 
     def finish(self, part: str, measured: Any) -> None:

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hf_mixture.hub.reading import reading, shorten
 from hf_mixture.training.trajectories.recipe import PeopleSpec
 
 
@@ -39,20 +40,22 @@ def read_people(spec: PeopleSpec) -> Any:
         path = files("hf_mixture.training.trajectories").joinpath("examples", EXAMPLES[spec.file])
     if not path.is_file():
         raise ValueError(f"people.file is {spec.file!r}, which is neither a file nor one of {', '.join(EXAMPLES)}")
-    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    with reading(path, "give a CSV file"):
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     if not rows:
         raise ValueError(f"people.file {spec.file!r} has no rows")
     missing = [name for name in (*spec.values, *spec.times) if name not in rows[0]]
     if missing:
-        raise ValueError(f"people.file {spec.file!r} has no column {missing[0]!r}; it has {', '.join(rows[0])}")
+        columns = ", ".join(map(str, rows[0]))
+        raise ValueError(f"people.file {spec.file!r} has no column {missing[0]!r}; it has {shorten(columns, 300)}")
     wide = {*spec.values, *spec.times}
-    return Dataset.from_dict(
-        {
+    with reading(path, "give a CSV file of numbers"):
+        columns = {
             "values": [[_number(row[name]) for name in spec.values] for row in rows],
             "times": [[_number(row[name]) for name in spec.times] for row in rows],
             **{name: [_number(row[name]) for row in rows] for name in rows[0] if name not in wide},
         }
-    )
+    return Dataset.from_dict(columns)
 
 
 def _number(text: str) -> float | None:

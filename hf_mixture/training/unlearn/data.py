@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_mixture.hub.reading import read_arrays, reading
 from hf_mixture.training.movielens import movielens_folder, read_table
 from hf_mixture.training.unlearn.recipe import UnlearnRecipe
 
@@ -116,7 +117,8 @@ def load_npz(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"data.path={str(path)!r} is not a file; give the arrays of the data set with --data.path")
     suffix = "_features"
-    with np.load(path, allow_pickle=False) as arrays:
+    arrays = read_arrays(path)
+    with reading(path, "correct it"):
         names = [f"{part}_{column}" for part in ("train", "valid", "test") for column in ("user", "item")]
         missing = [name for name in (*names, "shape") if name not in arrays]
         features = {name.removesuffix(suffix): arrays[name] for name in arrays if name.endswith(suffix)}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_mixture.hub.reading import read_object
 from hf_mixture.training import report as common
 from hf_mixture.training.reload import check_in_fresh_process
 from hf_mixture.training.upcycle import report
@@ -60,7 +60,7 @@ def conclude(run: UpcycleRun, command: str) -> dict[str, Any]:
         folder = folders[name]
         shutil.copy(run.folder / "comparison.png", folder / "comparison.png")
         shutil.copy(run.folder / "recipe.yaml", folder / "recipe.yaml")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_object(folder / "config.json")
         write_card(folder, name, shown, recipe=recipe, has_router="moe_router" in config)
     shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     place = Path(recipe.output_dir)

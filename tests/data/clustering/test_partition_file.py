@@ -131,11 +131,11 @@ def header_only(folder: Path) -> None:
 
 
 DAMAGE = {
-    "truncated text": (truncated("partition.json"), "is not JSON"),
+    "truncated text": (truncated("partition.json"), "is not valid JSON"),
     "truncated arrays": (truncated("partition.safetensors"), "is not the file that partition.json was written with"),
     "cut header": (header_only, "truncated or damaged"),
     "a list": (lambda folder: (folder / "partition.json").write_text("[]"), "a partition is a JSON object"),
-    "deep": (lambda folder: (folder / "partition.json").write_text("[" * 10**5), "is not JSON"),
+    "deep": (lambda folder: (folder / "partition.json").write_text("[" * 10**5), "nested deeper"),
     "newer": (damaged_text(lambda d: d.update(version=2)), "version=2 is newer than 1"),
     "other format": (damaged_text(lambda d: d.update(format="hf_mixture")), 'it must be "hf_mixture.partition"'),
     "unknown key": (damaged_text(lambda d: d.update(code="x")), "additional|Additional|JSON object"),

@@ -79,7 +79,7 @@ def test_what_is_refused(change: dict[str, Any], message: str) -> None:
 
 
 def test_text_that_is_no_recipe() -> None:
-    with pytest.raises(ValueError, match="not YAML"):
+    with pytest.raises(ValueError, match="not valid YAML"):
         CurationRecipe.from_yaml("a: [")
     with pytest.raises(ValueError, match="must map keys"):
         CurationRecipe.from_yaml("- a")

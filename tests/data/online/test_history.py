@@ -35,7 +35,7 @@ def test_a_history_is_read_as_written(tmp_path):
 def test_other_files_are_refused(tmp_path, change):
     path = tmp_path / "law.json"
     path.write_text(json.dumps(HISTORY | change))
-    with pytest.raises(ValueError, match="give a file that MixingLawCallback wrote"):
+    with pytest.raises(ValueError, match="is read here"):
         read_history(path)
 
 

@@ -225,7 +225,7 @@ def test_a_saved_model_keeps_a_journal_that_names_no_one(trained: tuple[Any, Any
     assert "asked to forget 2 times" in card
     assert entries[0].request[:16] in card
     (place / FILE).write_text('{"format": "other"}', encoding="utf-8")
-    with pytest.raises(ValueError, match="is no hf_mixture_unlearning"):
+    with pytest.raises(ValueError, match="'hf_mixture_unlearning' is read here"):
         read_journal(place)
 
 

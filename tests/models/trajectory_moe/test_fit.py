@@ -147,7 +147,7 @@ def test_a_killed_fit_continues(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is of a fit with other data, sizes or settings"):
         fit_mixture(data, layout, num_starts=5, journal=journal, progress=False)
     journal.write_text("{}")
-    with pytest.raises(ValueError, match="is not a journal of version 1"):
+    with pytest.raises(ValueError, match="has the format None"):
         fit_mixture(data, layout, num_starts=4, journal=journal, progress=False)
 
 

@@ -61,9 +61,9 @@ def test_keys_of_extensions_are_let_through() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (FULL.to_json()[:200], "is not JSON .* may be truncated"),
+        (FULL.to_json()[:200], "is not valid JSON"),
         ("[]", r"top level=\[\]: expert edits are a JSON object"),
-        (b"\xff\xfe\x00", "is not JSON"),
+        (b"\xff\xfe\x00", "is not valid JSON"),
         (document(version=2), r"version=2 is newer than 1, .*upgrade"),
         (document(format="hf_mixture.mixture"), "format='hf_mixture.mixture': it must be"),
         (document(edits=...), "'edits' is missing"),
@@ -79,7 +79,10 @@ def test_keys_of_extensions_are_let_through() -> None:
         (document(edits=[{"module": GATE, "expert": 1, "op": "off", "weight": 1}]), "unknown key 'weight'"),
         (document(edits=[{"module": GATE, "expert": 1, "op": "scale"}]), "op='scale' needs a number"),
         (document(num_experts={GATE: 0}), "num_experts"),
-        ('{"format": "hf_mixture.expert_edits", "version": 1, "mode": "reroute", "edits": NaN}', "edits=nan"),
+        (
+            '{"format": "hf_mixture.expert_edits", "version": 1, "mode": "reroute", "edits": NaN}',
+            "NaN is not a JSON number",
+        ),
     ],
 )
 def test_files_that_are_refused(text: str | bytes, message: str) -> None:

@@ -6,8 +6,9 @@ import json
 import os
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any, cast
+
+from hf_mixture.hub.reading import parse_yaml, read_yaml
 
 
 def read_rules(kind: str, path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
@@ -24,14 +25,8 @@ def read_rules(kind: str, path: str | os.PathLike[str] | None = None) -> dict[st
         FileNotFoundError: There is no file at `path`.
         ValueError: The file is not YAML, or breaks the schema; the message names the place, the value and the rule.
     """
-    import yaml
-
     where = f"{kind}.yaml" if path is None else os.fspath(path)
-    text = _bundled(f"{kind}.yaml") if path is None else Path(path).read_text(encoding="utf-8")
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not valid YAML ({error}); correct it") from error
+    document = parse_yaml(_bundled(f"{kind}.yaml"), where) if path is None else read_yaml(path)
     check_document(kind, document, where)
     return cast(dict[str, Any], document)
 

@@ -7,13 +7,17 @@ Letters: E experts, A rows and B columns of the matrix of one expert, r rank.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from hf_mixture.hub.atomic import write_tensors
+from hf_mixture.hub.reading import check_format, read_tensors, reading
 from hf_mixture.moe.anatomy import find_routers
 
 
@@ -129,12 +133,10 @@ def from_residual(model: nn.Module, residuals: Mapping[str, ResidualExperts]) ->
 
 def save_residuals(residuals: Mapping[str, ResidualExperts], path: str | PathLike[str]) -> None:
     """Write cores and residuals to a safetensors file, smaller than the experts by what the rank saves."""
-    from safetensors.torch import save_file
-
     tensors = {
         f"{name}.{kind}": getattr(part, kind) for name, part in residuals.items() for kind in ("core", "left", "right")
     }
-    save_file(tensors, path, metadata={"format": FORMAT, "version": VERSION})
+    write_tensors(Path(path), tensors, metadata={"format": FORMAT, "version": VERSION})
 
 
 def load_residuals(path: str | PathLike[str]) -> dict[str, ResidualExperts]:
@@ -143,16 +145,13 @@ def load_residuals(path: str | PathLike[str]) -> dict[str, ResidualExperts]:
     Raises:
         ValueError: If the file is of another format or version.
     """
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        about = file.metadata() or {}
-        if about.get("format") != FORMAT or about.get("version") != VERSION:
-            raise ValueError(f"{path} is not a file of {FORMAT}, version {VERSION}; write it with save_residuals")
-        names = sorted({key.rpartition(".")[0] for key in file.keys()})  # noqa: SIM118 - not a mapping
+    remedy = "write it with save_residuals"
+    about, tensors = read_tensors(path, remedy=remedy)
+    check_format(about, FORMAT, VERSION, where=os.fspath(path), remedy=remedy)
+    with reading(path, remedy):
+        names = sorted({key.rpartition(".")[0] for key in tensors})
         return {
-            name: ResidualExperts(*(file.get_tensor(f"{name}.{kind}") for kind in ("core", "left", "right")))
-            for name in names
+            name: ResidualExperts(*(tensors[f"{name}.{kind}"] for kind in ("core", "left", "right"))) for name in names
         }
 
 

@@ -61,7 +61,7 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         from_residual(moe.model, to_residual(other.model, 1))
     assert torch.equal(logits(moe), before)
     moe.model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is not a file of hf_mixture_expert_residuals, version 1"):
+    with pytest.raises(ValueError, match="'hf_mixture_expert_residuals' is read here; write it with save_residuals"):
         load_residuals(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="are not stacked weights of three dimensions"):
         to_residual(build_tiny_moe("switch_transformers").model, 1)
