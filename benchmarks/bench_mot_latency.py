@@ -13,13 +13,13 @@ import argparse
 import itertools
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from common import compare, print_table, summarise, time_interleaved, write
+from common import compare, print_table, summarise, synchronize, time_interleaved, write
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModel,
@@ -105,6 +105,7 @@ class Clock(LogitsProcessor):
         self.tick()
 
     def tick(self) -> None:
+        synchronize()
         self.times.append((time.perf_counter(), time.process_time()))
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -130,34 +131,53 @@ def timed(
     return run
 
 
+def send(value: Any, device: str) -> Any:
+    """A batch, with all its tensors on a device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, list | tuple):
+        return [send(part, device) for part in value]
+    if isinstance(value, Mapping):
+        return {key: send(part, device) for key, part in value.items()}
+    return value
+
+
 def mixtures(experts: list[Any], latent_sizes: list[int]) -> Iterator[tuple[str, int, MixtureOfThoughtsForCausalLM]]:
-    """One mixture for each way to route and each latent size, of the same experts."""
+    """One mixture for each way to route and each latent size, of the same experts, on their device."""
+    place = {"device": experts[0].device, "dtype": experts[0].dtype}
     for kind, latent_size in itertools.product(ROUTERS, latent_sizes):
         torch.manual_seed(1)
-        encoder = AutoModel.from_config(ENCODER).eval() if kind == "encoder" else None
+        encoder = AutoModel.from_config(ENCODER).eval().to(**place) if kind == "encoder" else None
         model = MixtureOfThoughtsForCausalLM.from_experts(
             experts, prompt_encoder=encoder, latent_size=latent_size
         ).eval()
         for level in model.interactions:
             for up in level.up:
                 torch.nn.init.normal_(up.weight, std=0.02)
-        yield kind, latent_size, model
+        yield kind, latent_size, model.to(**place)
 
 
-def measure(size: str, latent_sizes: list[int], arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    size: str,
+    configs: dict[str, PreTrainedConfig],
+    latent_sizes: list[int],
+    arguments: argparse.Namespace,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
     """Time the experts of one size alone and in every mixture, interleaved; print the ratios."""
-    configs = SIZES[size]
     torch.manual_seed(0)
     texts = source()
     tokenizers = [train_tokenizer(texts[:60], entries) for entries in (4096, 6144, 8192)]
-    experts = [AutoModelForCausalLM.from_config(config).eval() for config in configs.values()]
+    experts = [AutoModelForCausalLM.from_config(config).eval().to(device, dtype) for config in configs.values()]
     sizes = {name: expert.num_parameters() for name, expert in zip(configs, experts, strict=True)}
     for expert, tokenizer in zip(experts, tokenizers, strict=True):
         expert.generation_config.pad_token_id = tokenizer.pad_token_id
         expert.generation_config.eos_token_id = None
     prompts = [text[2000 : 2000 + arguments.characters] for text in texts[60 : 60 + arguments.rows]]
     processor = MixtureOfThoughtsProcessor(tokenizers, encoder_tokenizer=tokenizers[0])
-    batch = dict(processor(prompts))
+    batch = send(dict(processor(prompts)), device)
 
     runs: dict[str, Callable[[], dict[str, tuple[float, float]]]] = {}
     for place, (name, expert) in enumerate(zip(configs, experts, strict=True)):
@@ -167,7 +187,7 @@ def measure(size: str, latent_sizes: list[int], arguments: argparse.Namespace) -
     for kind, latent_size, model in mixtures(experts, latent_sizes):
         trained[f"{kind}, {latent_size}"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
         for place, name in enumerate(configs):
-            primary = torch.full((arguments.rows,), place)
+            primary = torch.full((arguments.rows,), place, device=device)
             inputs = {**batch, "primary": primary}
             runs[f"mixture {kind}, {latent_size}, {name}"] = timed(model.generate, arguments.new_tokens, **inputs)
     found: dict[str, list[dict[str, tuple[float, float]]]] = {name: [] for name in runs}
@@ -224,8 +244,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     measured = {
-        "small": measure("small", arguments.latent_sizes, arguments),
-        "large": measure("large", [DEFAULT_LATENT_SIZE], arguments),
+        "small": measure("small", SIZES["small"], arguments.latent_sizes, arguments),
+        "large": measure("large", SIZES["large"], [DEFAULT_LATENT_SIZE], arguments),
     }
     result = {
         "setting": {

@@ -24,23 +24,26 @@ BATCH, LENGTH = 4, 128
 MODES = ("reroute", "zero_renorm")
 
 
-def qwen3_moe(layers: int) -> Any:
+def qwen3_moe(layers: int, **overrides: Any) -> Any:
     """A random Qwen3-MoE."""
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     torch.manual_seed(0)
     config = Qwen3MoeConfig(
-        vocab_size=1024,
-        hidden_size=HIDDEN,
-        num_hidden_layers=layers,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        head_dim=32,
-        intermediate_size=512,
-        moe_intermediate_size=128,
-        num_experts=EXPERTS,
-        num_experts_per_tok=TOP_K,
-        norm_topk_prob=True,
+        **{
+            "vocab_size": 1024,
+            "hidden_size": HIDDEN,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "intermediate_size": 512,
+            "moe_intermediate_size": 128,
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": TOP_K,
+            "norm_topk_prob": True,
+            **overrides,
+        }
     )
     return Qwen3MoeForCausalLM(config).eval()
 

@@ -86,7 +86,9 @@ def main() -> None:
     )
 
 
-def measure(size: Size, num_proxies: int, num_steps: int) -> dict[str, Any]:
+def measure(
+    size: Size, num_proxies: int, num_steps: int, *, round_size: int = ROUND, device: str = "cpu"
+) -> dict[str, Any]:
     """Run all proxies both ways and compare."""
     train, validation = samples(size.length)
     model = {**tiny_llama(), "hidden_size": size.width, "intermediate_size": 2 * size.width}
@@ -96,8 +98,8 @@ def measure(size: Size, num_proxies: int, num_steps: int) -> dict[str, Any]:
     shares = np.random.default_rng(0).dirichlet(np.ones(len(PACKAGES)), num_proxies + 2)
     trials = [Trial(f"run-{i:03d}", PACKAGES, tuple(share.tolist())) for i, share in enumerate(shares)]
     experiments = {
-        TRAINER: ProxyRunner(spec, train, validation),
-        SWARM: ProxySwarm(spec, train, validation, max_stack=ROUND),
+        TRAINER: ProxyRunner(spec, train, validation, device=device),
+        SWARM: ProxySwarm(spec, train, validation, device=device, max_stack=round_size),
     }
     warmup, trials = trials[:2], trials[2:]
     for kind in experiments.values():
@@ -105,11 +107,11 @@ def measure(size: Size, num_proxies: int, num_steps: int) -> dict[str, Any]:
     wall: dict[str, list[float]] = {name: [] for name in experiments}
     cpu: dict[str, list[float]] = {name: [] for name in experiments}
     runs: dict[str, list[Any]] = {name: [] for name in experiments}
-    starts = range(0, num_proxies, ROUND)
+    starts = range(0, num_proxies, round_size)
     for turn, start in enumerate(tqdm(starts, desc=f"{size}", disable=None)):
         for name in list(experiments)[:: 1 if turn % 2 else -1]:
             began = time.perf_counter(), time.process_time()
-            runs[name] += experiments[name].run(trials[start : start + ROUND])
+            runs[name] += experiments[name].run(trials[start : start + round_size])
             wall[name].append(time.perf_counter() - began[0])
             cpu[name].append(time.process_time() - began[1])
     return {

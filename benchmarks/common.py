@@ -127,13 +127,13 @@ def peak_bytes(function: Callable[[], Any]) -> int:
     return peak
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Write a result with the machine that made it to `results/NAME.json`."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write a result with the machine that made it to `results/NAME.json`, or to another folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     record = {"format": FORMAT, "version": FORMAT_VERSION, "name": name, "machine": describe_machine(), **result}
     path.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"written to benchmarks/results/{path.name}")
+    print(f"written to {path.relative_to(RESULTS.parents[1]) if folder == RESULTS else path}")
     return path
 
 

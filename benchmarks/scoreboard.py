@@ -1,6 +1,7 @@
-"""Writes the tables of the README: the methods, and what the benchmarks measured; `--check` only compares.
+"""Writes what the documents say of the files in `results/`; `--check` only compares.
 
-No figure of the README is typed: each comes from a file in `results/`, and this is the only place that formats them.
+The tables of the README, one table of all that was measured side by side (docs/scoreboard.md), and the figures in
+sentences that `claims.py` names.
 """
 
 from __future__ import annotations
@@ -8,9 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
-from scoreboard_rows import SETTINGS, TABLES
+from claims import CLAIMS, correct
+from scoreboard_rows import SETTINGS, TABLES, side_by_side
 
 from hf_mixture.hub.cards import markdown_table
 from hf_mixture.methods import list_methods
@@ -18,7 +22,16 @@ from hf_mixture.methods import list_methods
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
+README, SCOREBOARD = "README.md", "docs/scoreboard.md"
+SCOREBOARD_HEAD = """# Scoreboard
+
+All that was measured side by side in one run, from [benchmarks/results](../benchmarks/results): medians of the ratios
+inside each round, with quartiles where they were kept. Times are processor time of the process where both clocks were
+read. `make scoreboard` writes this page, the tables of the README and the figures in sentences that
+`benchmarks/claims.py` names; a test fails when one of them differs from its result. No result of a GPU is among them
+yet: `make bench-gpu` is the command.
+
+"""
 
 
 def methods_table() -> str:
@@ -36,6 +49,25 @@ def methods_table() -> str:
     return markdown_table(rows)
 
 
+def machine_of(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return machine["gpu"] or f"{machine['cpu']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+
+
+def scoreboard() -> str:
+    """The page of all results: one table, the machine of each row named."""
+    rows = [
+        {"result": f"[{name}](../benchmarks/results/{name}.json)", **row, "machine": machine_of(result)}
+        for name, result in stored_results().items()
+        for row in side_by_side(result)
+    ]
+    return SCOREBOARD_HEAD + markdown_table(rows) + "\n"
+
+
+def stored_results() -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+
+
 def results_tables() -> str:
     parts = []
     for name, (heading, rows_of) in TABLES.items():
@@ -43,8 +75,7 @@ def results_tables() -> str:
         if not path.exists():
             continue
         result = json.loads(path.read_text(encoding="utf-8"))
-        machine = result["machine"]
-        device = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+        device = machine_of(result)
         named = result.get("setting") or {key: result[key] for key in SETTINGS if key in result}
         setting = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in named.items())
         about = f"{setting}; {device}" if setting else device
@@ -71,19 +102,35 @@ def render(text: str) -> str:
     return text
 
 
+def wanted_documents() -> dict[str, str]:
+    """The text of each document that says something of the results, as the results have it."""
+    texts = {SCOREBOARD: scoreboard()}
+    for name in {README: None} | {claim.document: None for claim in CLAIMS}:
+        text = correct(name, (ROOT / name).read_text(encoding="utf-8"), RESULTS)
+        texts[name] = render(text) if name == README else text
+    return texts
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit with 1 if the README is not up to date")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a document is not up to date")
     check = parser.parse_args().check
-    text = README.read_text(encoding="utf-8")
-    wanted = render(text)
-    if wanted == text:
-        return 0
-    if check:
-        print("README.md is not what benchmarks/results and the list of methods say; run make readme", file=sys.stderr)
-        return 1
-    README.write_text(wanted, encoding="utf-8")
-    return 0
+    stale = []
+    for name, wanted in wanted_documents().items():
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if wanted == text:
+            continue
+        if not check:
+            path.write_text(wanted, encoding="utf-8")
+            print(f"{name} written")
+            continue
+        pairs = zip_longest(text.splitlines(), wanted.splitlines(), fillvalue="")
+        number, old, new = next((i, a, b) for i, (a, b) in enumerate(pairs, 1) if a != b)
+        stale.append(f"{name}:{number} has\n  {old}\nand benchmarks/results or the list of methods say\n  {new}")
+    if stale:
+        print("\n".join(stale), "run make scoreboard", sep="\n", file=sys.stderr)
+    return int(bool(stale))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from cells import Rows
+from cells import Rows, quartiles
 from rows_of_adapters_and_data import (
     bytes_rows,
     clusters_rows,
@@ -60,6 +60,11 @@ SETTINGS = (
     "rows_of_a_batch",
     "rounds",
 )
+
+
+def gpu_rows(result: dict[str, Any]) -> Rows:
+    return [{"ratio": name, "median": quartiles(row)} for name, row in result["ratios"].items()]
+
 
 # Name of the result file -> heading and rows, in the order of the README.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
@@ -116,4 +121,44 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
         "Six maps of procedural scenes: mIoU, mIoU, maxF, degrees (lower is better), odsF, metres (lower is better)",
         dense_rows,
     ),
+    "mos_gpu": ("On a GPU: a training step of a model of a billion parameters", gpu_rows),
+    "mote_gpu": ("On a GPU: a model with experts switched off", gpu_rows),
+    "mot_gpu": ("On a GPU: a mixture of thoughts", gpu_rows),
+    "mwq_gpu": ("On a GPU: experts computed from packed planes", gpu_rows),
+    "mwq_offload_gpu": ("On a GPU: experts on disk, page cache left out", gpu_rows),
+    "swarm_gpu": ("On a GPU: small runs for a search", gpu_rows),
 }
+
+
+def side_by_side(result: dict[str, Any]) -> Rows:
+    """Every ratio `X / Y` of a result, and the sentences of its verdict; else where its table is."""
+    rows = []
+    for path, value in _ratios(result, ()):
+        pair = path[-1].rpartition(": ")[2]
+        setting = ", ".join([*path[:-1], *filter(None, [path[-1].rpartition(": ")[0]])])
+        rows.append({"setting": setting, "measured": pair, "ratio": _cell(value)})
+    rows += [{"setting": "", "measured": sentence, "ratio": ""} for sentence in result.get("verdicts", [])]
+    if not rows and result["name"] in TABLES:
+        heading, _ = TABLES[result["name"]]
+        rows = [{"setting": "", "measured": f"{heading}: a table of the [README](../README.md#measured)", "ratio": ""}]
+    return rows
+
+
+def _ratios(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(value, dict):
+        return
+    # Other work on the machine lengthens the time by the clock.
+    by_processor = "cpu" in value or any(key.startswith("cpu_") for key in value)
+    for key, found in value.items():
+        if by_processor and (key == "wall" or f"cpu_{key}" in value):
+            continue
+        if key.endswith(", wall") and key.replace(", wall", ", cpu") in value:
+            continue
+        if " / " in key and (isinstance(found, int | float) or "median" in found):
+            yield (*path, key.removesuffix(", cpu").removesuffix(", wall")), found
+        elif isinstance(found, dict) and key not in ("machine", "versions"):
+            yield from _ratios(found, path if "ratio" in key or key == "cpu" else (*path, key.replace("_", " ")))
+
+
+def _cell(value: Any) -> str:
+    return quartiles(value) if isinstance(value, dict) else f"{value:.3f}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,42 +188,45 @@ class MixtureDataset(Dataset[dict[str, Any]]):
             M rows, in the order of `positions`: `PackedRows` where the sources are blocks of packs.
         """
         sources, ranks = self.plan.draws(positions)
-        numbers = self._numbers(sources, ranks)
         extra = {}
         if self.provenance_column is not None:
             extra[self.provenance_column] = [self.names[source] for source in sources.tolist()]
+        order = sources.argsort(kind="stable")
+        ends = np.bincount(sources, minlength=len(self.names)).cumsum().tolist()
+        parts = [(source, order[start:end]) for source, (start, end) in enumerate(pairwise([0, *ends])) if start < end]
         if self._width is not None:
             out = np.empty((len(positions), self._width), dtype=np.int64)
-            for source in np.unique(sources).tolist():
-                places = np.flatnonzero(sources == source)
-                self._in_order[source].gather_into(out, places, numbers[places])
+            for source, places in parts:
+                self._in_order[source].gather_into(out, places, self._numbers(source, ranks[places]))
             return PackedRows(torch.from_numpy(out), extra)
         rows: list[dict[str, Any]] = [{}] * len(positions)
-        for source in np.unique(sources).tolist():
-            places = np.flatnonzero(sources == source)
-            places = places[np.argsort(numbers[places], kind="stable")]
+        for source, places in parts:
+            numbers = self._numbers(source, ranks[places])
+            in_disk_order = numbers.argsort(kind="stable")
             for place, row in zip(
-                places.tolist(), self._in_order[source].__getitems__(numbers[places].tolist()), strict=True
+                places[in_disk_order].tolist(),
+                self._in_order[source].__getitems__(numbers[in_disk_order].tolist()),
+                strict=True,
             ):
                 rows[place] = row
         for name, values in extra.items():
             rows = [{**row, name: value} for row, value in zip(rows, values, strict=True)]
         return rows
 
-    def _numbers(self, sources: Int64, ranks: Int64) -> Int64:
-        """The rows that draws take: `plan.rows`, which is slow for few draws, done for many at a time and kept.
+    def _numbers(self, source: int, ranks: Int64) -> Int64:
+        """The rows that draws of a source take: `plan.rows`, which is slow for few draws, done for many and kept.
 
         Which row a draw takes does not depend on weights, so that nothing kept becomes wrong.
         """
         numbers = np.empty_like(ranks)
         chunks = ranks // _CHUNK
-        for source, chunk in {*zip(sources.tolist(), chunks.tolist(), strict=True)}:
+        for chunk in set(chunks.tolist()):
             if (source, chunk) not in self._chunks:
                 if len(self._chunks) >= _CHUNKS_OF_A_SOURCE * len(self.names):
                     del self._chunks[next(iter(self._chunks))]
                 drawn = np.arange(chunk * _CHUNK, (chunk + 1) * _CHUNK)
                 self._chunks[source, chunk] = self.plan.rows(np.full(_CHUNK, source), drawn)
-            where = np.flatnonzero((sources == source) & (chunks == chunk))
+            where = chunks == chunk
             numbers[where] = self._chunks[source, chunk][ranks[where] - chunk * _CHUNK]
         return numbers
 

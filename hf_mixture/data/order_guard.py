@@ -32,9 +32,8 @@ class OrderGuard:
         Raises:
             ValueError: The batch is not part of an ordered pass.
         """
-        steps = np.diff(indices)
-        wrapped = (indices[:-1] == length - 1) & (indices[1:] == 0)
-        in_order = bool(np.all((steps == 1) | wrapped))
+        breaks = np.flatnonzero(indices[1:] - indices[:-1] != 1)
+        in_order = bool((indices[breaks] == length - 1).all() and (indices[breaks + 1] == 0).all())
         if len(indices) == 1:
             goes_back = int(indices[0]) < self._last
             in_order = not (goes_back and self._went_back)
@@ -46,4 +45,4 @@ class OrderGuard:
                 'is what makes the mixture. Under the Trainer set train_sampling_strategy="sequential" in '
                 "TrainingArguments; with a DataLoader leave shuffle=False"
             )
-        return bool(wrapped.any())
+        return len(breaks) > 0

@@ -126,10 +126,11 @@ class TokenPack(Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: ArrayLike) -> list[dict[str, Any]]:
         """Return documents, read in the order in which they lie on the disk."""
-        wanted = _check_indices(indices, len(self))
+        wanted, order = _in_disk_order(indices, len(self))
         rows: list[dict[str, Any]] = [{}] * len(wanted)
-        for number in np.argsort(wanted, kind="stable").tolist():
-            start, end = self.offsets[wanted[number]], self.offsets[wanted[number] + 1]
+        for number in order.tolist():
+            document = wanted[number] % len(self)
+            start, end = self.offsets[document], self.offsets[document + 1]
             rows[number] = {"input_ids": torch.from_numpy(self.tokens[start:end].astype(np.int64))}
         return rows
 
@@ -222,24 +223,25 @@ class TokenBlocks(Dataset[dict[str, Any]]):
         Raises:
             IndexError: A number lies outside.
         """
-        wanted = _check_indices(indices, len(self))
-        # Read in the order of the disk; put back in place while the tokens are still narrow.
-        order = np.argsort(wanted, kind="stable")
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        return torch.from_numpy(self._rows[wanted[order]][back].astype(np.int64))
+        wanted, order = _in_disk_order(indices, len(self))
+        out = np.empty((len(wanted), self.block_size), dtype=np.int64)
+        # One pass puts the rows in place and widens the tokens.
+        out[order] = self._rows.take(wanted[order], axis=0)
+        return torch.from_numpy(out)
 
     def gather_into(self, out: Int64, places: Int64, rows: Int64) -> None:
         """Write the blocks `rows` to `out[places]`, read in the order in which they lie on the disk."""
-        order = np.argsort(rows, kind="stable")
-        out[places[order]] = self._rows[rows[order]]
+        order = rows.argsort(kind="stable")
+        out[places[order]] = self._rows.take(rows[order], axis=0)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.pack, self.block_size)
 
 
-def _check_indices(indices: ArrayLike, length: int) -> Int64:
+def _in_disk_order(indices: ArrayLike, length: int) -> tuple[Int64, Int64]:
+    """The numbers of rows, negative ones counted from the end, and what sorts them."""
     wanted = np.asarray(indices, dtype=np.int64)
-    if len(wanted) and not (wanted.min() >= -length and wanted.max() < length):
-        raise IndexError(f"index {wanted.min()} or {wanted.max()} lies outside [0, {length})")
-    return np.where(wanted < 0, wanted + length, wanted)
+    order = wanted.argsort(kind="stable")
+    if len(wanted) and not -length <= wanted[order[0]] <= wanted[order[-1]] < length:
+        raise IndexError(f"index {wanted[order[0]]} or {wanted[order[-1]]} lies outside [0, {length})")
+    return wanted, order

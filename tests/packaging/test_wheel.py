@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -31,19 +32,33 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A build leaves folders in its source tree, so it gets a copy.
-    source = tmp_path_factory.mktemp("source") / "checkout"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs"))
-    folder = tmp_path_factory.mktemp("wheel")
+    folder = tmp_path_factory.mktemp("source") / "checkout"
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs"))
+    return folder
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ".", cwd=source)
     [path] = folder.glob("*.whl")
     return path
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment that holds the wheel, and sees the dependencies of the running one."""
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment that holds the wheel, and sees the dependencies of the running one.
+
+    `.ci/compat.py` makes one with dependencies of its own, and names it in HF_MIXTURE_INSTALLED.
+    """
+    if "HF_MIXTURE_INSTALLED" in os.environ:
+        return Path(os.environ["HF_MIXTURE_INSTALLED"])
+    wheel = request.getfixturevalue("wheel")
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
@@ -70,21 +85,46 @@ def test_wheel_holds_the_package_its_data_and_nothing_else(wheel: Path) -> None:
 
 
 @pytest.mark.slow
+def test_sdist_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    run(sys.executable, "-c", code, cwd=source)
+    [sdist] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    again = build_wheel(tmp_path / sdist.name.removesuffix(".tar.gz"), tmp_path / "wheel")
+    contents = []
+    for path in (wheel, again):
+        with zipfile.ZipFile(path) as archive:
+            contents.append({name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name})
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.slow
 def test_installed_package_works_without_the_checkout(installed: Path, tmp_path: Path) -> None:
     code = (
         "import hf_mixture\n"
         "from hf_mixture.hub.cards import write_model_card\n"
         "config = {'peft_type': 'MOS'}\n"
         "write_model_card('.', title='t', summary='s', method='m', base_model='b', adapter_config=config)\n"
+        "from pathlib import Path\n"
+        "import json, jsonschema\n"
+        "schemas = [*Path(hf_mixture.__file__).parent.rglob('*schema.json')]\n"
+        "for path in schemas:\n"
+        "    jsonschema.Draft202012Validator.check_schema(json.loads(path.read_text()))\n"
+        "print(len(schemas))\n"
         "print(hf_mixture.__file__)\n"
     )
-    where = run(installed / "bin/python", "-c", code, cwd=tmp_path).splitlines()[-1]
+    *_, num_schemas, where = run(installed / "bin/python", "-c", code, cwd=tmp_path).splitlines()
     assert Path(where).is_relative_to(installed)
+    assert int(num_schemas) > 0
     assert "import hf_mixture" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
     assert "doctor" in run(installed / "bin/hf-mixture", "--help", cwd=tmp_path)
     listed = json.loads(run(installed / "bin/hf-mixture", "list", "--json", cwd=tmp_path))
     assert listed["recipes"] == sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+    names = [method["name"] for method in listed["methods"]]
+    code = f"from hf_mixture.cli.main import main; print([main(['describe', name]) for name in {names}])"
+    assert run(installed / "bin/python", "-c", code, cwd=tmp_path).splitlines()[-1] == str([0] * len(names))
     assert "registration of the adapter types: ok" in run(installed / "bin/hf-mixture", "doctor", cwd=tmp_path)
     run(installed / "bin/hf-mixture", "train", "quickstart", "--smoke", cwd=tmp_path)
     said = run(installed / "bin/hf-mixture", "doctor", "runs/quickstart-smoke", cwd=tmp_path)
