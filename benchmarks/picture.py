@@ -1,6 +1,6 @@
 """Draws the picture of the README from `results/*.json`; `--check` only compares.
 
-One measurement for each kind of mixture, as bars from zero. The file is plain SVG, so that equal results give equal bytes.
+One measurement for each kind of mixture, as bars from zero, in plain SVG: equal results give equal bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,13 @@ def experts() -> list[Bar]:
 
 def models() -> list[Bar]:
     systems = {system["name"]: system["bits_per_byte"] for system in read("mot_domains")["systems"]}
-    names = {"mot": "mixture", "lora": "LoRA on the best", "docs": "best expert", "headers": "second", "python": "third"}
+    names = {
+        "mot": "mixture",
+        "lora": "LoRA on the best",
+        "docs": "best expert",
+        "headers": "second",
+        "python": "third",
+    }
     return [Bar(label, systems[name], f"{systems[name]:.3f}", name == "mot") for name, label in names.items()]
 
 

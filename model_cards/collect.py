@@ -1,11 +1,12 @@
 """Copies a finished card and its pictures out of a run: `python model_cards/collect.py RUN_FOLDER/model NAME`.
 
-The card stays as the run wrote it. Pictures get a palette of 64 colours, so that they are small enough for a repository.
+The card stays as the run wrote it. Pictures get a palette of 64 colours, which makes them small.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import sys
 from pathlib import Path
@@ -33,14 +34,18 @@ def collect(folder: Path, name: str) -> Path:
     card = (folder / "README.md").read_text(encoding="utf-8")
     if (found := re.search(r"(?<![\w.:/])/(?:home|root|tmp|Users|work)/\S*", card)) is not None:
         raise ValueError(f"the card in {folder} names {found[0]}, a path of this machine; run the recipe by its name")
+    files = {"README.md": card.encode()}
+    for picture in re.findall(r"!\[[^\]]*\]\(([\w.-]+\.png)\)", card):
+        content = io.BytesIO()
+        with Image.open(folder / picture) as image:
+            image.convert("RGB").quantize(64).save(content, "PNG", optimize=True)
+        files[picture] = content.getvalue()
+        if (size := len(files[picture])) > LARGEST:
+            raise ValueError(f"{picture} has {size:,} bytes, more than {LARGEST:,}; draw it smaller")
     target = HERE / name
     target.mkdir(exist_ok=True)
-    for picture in re.findall(r"!\[[^\]]*\]\(([\w.-]+\.png)\)", card):
-        with Image.open(folder / picture) as image:
-            image.convert("RGB").quantize(64).save(target / picture, optimize=True)
-        if (size := (target / picture).stat().st_size) > LARGEST:
-            raise ValueError(f"{picture} has {size:,} bytes, more than {LARGEST:,}; draw it smaller")
-    (target / "README.md").write_text(card, encoding="utf-8")
+    for file, data in files.items():
+        (target / file).write_bytes(data)
     return target
 
 

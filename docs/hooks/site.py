@@ -1,6 +1,6 @@
 """What mkdocs cannot make of the folder `docs/` alone: reference pages, pages from elsewhere, links to other files.
 
-The pages of `docs/` link to files of the repository as they lie there, so that the links also work without a site. Here
+The pages of `docs/` link to files of the repository as they lie there, so that links also work without a site. Here
 each such file becomes a file of the site, and each link is turned to it.
 """
 
@@ -133,7 +133,9 @@ def on_files(files: Any, config: Any) -> Any:
 
     for path, content in made_pages().items():
         files.append(File.generated(config, path, content=content))
-    sources = {f"docs/{page.src_uri}": page.content_string for page in files.documentation_pages() if page.abs_src_path}
+    sources = {
+        f"docs/{page.src_uri}": page.content_string for page in files.documentation_pages() if page.abs_src_path
+    }
     sources |= {path: (ROOT / path).read_text(encoding="utf-8") for path in PAGES}
     for source, text in sources.items():
         if source in PAGES:
