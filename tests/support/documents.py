@@ -21,6 +21,7 @@ RECIPE_COMMANDS = (
     ["mixer"],
     ["mote", "run"],
     ["mwq", "run"],
+    ["retrieve"],
     ["spread", "run"],
     ["supernets"],
     ["taskexpert"],

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from cards import run_card
 from killed_runs import kill_once_there
 from safetensors.torch import load_file, save_file
 from tiny_recipe import tiny_recipe, write_recipe
@@ -178,6 +179,7 @@ def test_the_card_tells_what_was_measured(home: Path, results: dict[str, Any]) -
     assert f"`hf-mixture train {home / 'tiny.yaml'}`" in card
     for name in ("base", "mos", "lora"):
         assert f"{system(results, name)['test_bits_per_byte']['code']:.4g}" in card
+    run_card(home / "run" / "adapters" / "mos")
 
 
 def test_a_finished_run_is_refused_unless_resumed_and_then_unchanged(home: Path, results: dict[str, Any]) -> None:

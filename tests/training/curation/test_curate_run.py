@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cards import run_card
 from curation_data import draws, text
 
 from hf_mixture import CuratedDataset
@@ -68,6 +69,7 @@ def test_curation_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["curate", str(path), "--stages.quality.min_chars", "50"]) == 0
     curated = CuratedDataset(tmp_path / "run")
     assert curated.configurations == ("tier1", "tier1_2a")
+    run_card(tmp_path / "run" / "dataset")
     assert curated.report["sources"]["plain"]["read"] == 80
     assert "| plain | 80 | 80 |" in capsys.readouterr().out
     assert main(["curate", str(path), "--stages.quality.min_chars", "50"]) == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cards import run_card
 from killed_runs import kill_once_there, without_times
 from tiny_mwq import tiny_mwq
 from tiny_upcycle import write_recipe
@@ -66,6 +67,7 @@ def test_the_output_folder_is_complete(home: Path) -> None:
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
     card = (folder / "models" / "routed-0.1" / "README.md").read_text(encoding="utf-8")
     assert "import hf_mixture" in card
+    run_card(folder / "models" / "routed-0.1")
     assert (home / "said.txt").read_text(encoding="utf-8").count("| nested at ") == 3
 
 

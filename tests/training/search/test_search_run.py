@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cards import run_card
 from tiny_search import tiny_search, write_search
 
 from hf_mixture.cli.main import main
@@ -69,6 +70,7 @@ def test_a_search_leaves_mixture_table_report_and_card(
     assert table in said
     assert table in report
     assert table in card
+    run_card(folder)
     for plot in folder.glob("*.png"):
         assert plot.name in report
     assert (folder / "mixtures.png").exists()

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cards import run_card
 from killed_runs import kill_once_there, without_times
 from tiny_spread import tiny_spread
 from tiny_upcycle import write_recipe
-from transformers import AutoModelForCausalLM
 
 from hf_mixture.cli.main import main
 
@@ -62,7 +62,7 @@ def test_the_output_folder_is_complete(home: Path) -> None:
     assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert "It is a stock checkpoint" in (folder / "models" / "copies" / "README.md").read_text(encoding="utf-8")
-    AutoModelForCausalLM.from_pretrained(folder / "models" / "copies")
+    run_card(folder / "models" / "copies")
 
 
 @pytest.mark.parametrize("place", ["checkpoints/one/checkpoint-2", "checkpoints/copies/checkpoint-4/training_state"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cards import finished_code, run_card
 from tiny_recipe import write_domains
 from transformers import AutoModel
 
@@ -84,6 +85,8 @@ def test_a_run_of_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     card = (folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "library_name: transformers" in card
     assert all(f"({name})" in card and (folder / "model" / name).exists() for name in ("classes.png", "optima.png"))
+    code = run_card(folder / "model")
+    assert code == finished_code("trajectory_growth") == finished_code("training_curves")
     assert main(["trajectories", path]) == 2
     assert "add --resume to continue it" in capsys.readouterr().err
     assert main(["trajectories", path, "--resume"]) == 0

@@ -1,0 +1,53 @@
+"""Cards beside artefacts: what they say of themselves, and their code blocks run as a reader would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import chdir
+from pathlib import Path
+
+import yaml
+from documents import code_blocks
+
+
+FINISHED = Path(__file__).parents[2] / "model_cards"
+
+# What a reader replaces or has: a run of a test lies below the folder for temporary files.
+_OF_A_MACHINE = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|Users|work)/\S*")
+
+
+def run_card(folder: Path) -> str:
+    """Run the Python blocks of the card in a folder, in that folder.
+
+    Returns:
+        The blocks, as one text.
+    """
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    blocks = [block.code for block in code_blocks(card) if block.language == "python"]
+    assert blocks, f"the card in {folder} has no code to begin with"
+    with chdir(folder):
+        for code in blocks:
+            exec(compile(code, str(folder / "README.md"), "exec"), {})  # noqa: S102 - what a reader of the card does
+    return "\n".join(blocks)
+
+
+def check_finished_card(folder: Path) -> None:
+    """Check a card that is in the repository: metadata, code, pictures, no path of the machine that made it."""
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    _, metadata, text = card.split("---\n", 2)
+    assert {"license", "tags"} <= set(yaml.safe_load(metadata))
+    assert _OF_A_MACHINE.findall(card) == []
+    for block in code_blocks(text):
+        assert block.language in ("bash", "json", "python", "yaml")
+        if block.language == "python":
+            compile(block.code, str(folder), "exec")
+    pictures = {path.name: path for path in folder.glob("*.png")}
+    assert set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)) == set(pictures)
+    assert all(os.path.getsize(path) <= 100_000 for path in pictures.values())
+
+
+def finished_code(name: str) -> str:
+    """The Python blocks of a finished card."""
+    card = (FINISHED / name / "README.md").read_text(encoding="utf-8")
+    return "\n".join(block.code for block in code_blocks(card) if block.language == "python")
