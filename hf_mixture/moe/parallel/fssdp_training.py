@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_callback import ExportableState
 
+from hf_mixture._compat.sharding import is_spread
 from hf_mixture._compat.transformers import extend_logs
 from hf_mixture.moe.parallel.fssdp import FssdpEP, FssdpOptions, fssdp_layers
 from hf_mixture.moe.parallel.reshard import place_experts, reshard_experts, restore_experts
@@ -125,8 +127,8 @@ def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
         options: What may be copied.
 
     Raises:
-        ValueError: If the model was loaded in another way, its ranks do not fill nodes, or layers of different shapes
-            are to share a pool.
+        ValueError: If the model was loaded in another way, its ranks do not fill nodes, layers of different shapes
+            are to share a pool, or weights that every process holds are to be trained beside those that are spread.
 
     Example:
         >>> from torch import nn
@@ -139,6 +141,7 @@ def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
     shapes = {tuple((name, p.shape) for name, p in layer.experts.named_parameters()) for layer in layers}
     if options.pool and len(shapes) > 1:
         raise ValueError("pool=True needs experts of the same shapes in all layers; use pool=False")
+    _check_trained(model)
     config: Any = model.config
     num_batches = config.distributed_config.dp_size
     for index, layer in enumerate(layers):
@@ -153,6 +156,17 @@ def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
             for layer in layers:
                 if any(inner is layer.experts for inner in module.modules()):
                     layer.prefetch_before(module)
+
+
+def _check_trained(model: nn.Module) -> None:
+    """Refuse adapters: nothing adds up gradients of weights that came after the model was spread."""
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    alone = [name for name, weight in trained.items() if not isinstance(weight, DTensor)]
+    if alone and is_spread(model):
+        raise ValueError(
+            f"{alone[0]} is trained, and every process holds it beside weights that are spread: its gradient would "
+            "stay with each of them; train adapters on a model that every process holds whole"
+        )
 
 
 def fssdp_step(model: nn.Module) -> None:

@@ -62,7 +62,8 @@ class SpreadRecipe(PlainRecipe):
         systems: Ways to train it; exactly one has one process.
         publish: The system whose model gets a card.
         online: What changes the mixture while a system trains, from held-out losses. Default: nothing.
-        trace_every: Optimizer steps 1, 1 + n, 1 + 2n, ... whose chosen experts are counted in `traces/`. Default: none.
+        trace_every: Optimizer steps 1, 1 + n, 1 + 2n, ..., whose chosen experts are counted in `traces/`. Default:
+            none.
         tolerance: Largest difference of a loss from that of one process. Default: 1e-3.
         description: One paragraph for report and card.
         seed: Seed of model and data. Default: 0.
