@@ -7,6 +7,7 @@ or checkpoint.
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from hf_mixture.training.everything import parts
@@ -55,6 +56,7 @@ def everything_recipe(
     if recipe.hub is not None:
         journal.measure("push", lambda: push(run))
     journal.measure("pull", lambda: pull(run))
+    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     return finish(run)
 
 
