@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_callback import ExportableState
 
-from hf_mixture._compat.sharding import is_spread
 from hf_mixture._compat.transformers import extend_logs
 from hf_mixture.moe.parallel.fssdp import FssdpEP, FssdpOptions, fssdp_layers
 from hf_mixture.moe.parallel.reshard import place_experts, reshard_experts, restore_experts
@@ -128,7 +126,7 @@ def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
 
     Raises:
         ValueError: If the model was loaded in another way, its ranks do not fill nodes, layers of different shapes
-            are to share a pool, or weights that every process holds are to be trained beside those that are spread.
+            are to share a pool, or adapters are to be trained.
 
     Example:
         >>> from torch import nn
@@ -141,7 +139,7 @@ def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
     shapes = {tuple((name, p.shape) for name, p in layer.experts.named_parameters()) for layer in layers}
     if options.pool and len(shapes) > 1:
         raise ValueError("pool=True needs experts of the same shapes in all layers; use pool=False")
-    _check_trained(model)
+    _refuse_adapters(model)
     config: Any = model.config
     num_batches = config.distributed_config.dp_size
     for index, layer in enumerate(layers):
@@ -158,15 +156,17 @@ def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
                     layer.prefetch_before(module)
 
 
-def _check_trained(model: nn.Module) -> None:
-    """Refuse adapters: nothing adds up gradients of weights that came after the model was spread."""
-    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    alone = [name for name, weight in trained.items() if not isinstance(weight, DTensor)]
-    if alone and is_spread(model):
-        raise ValueError(
-            f"{alone[0]} is trained, and every process holds it beside weights that are spread: its gradient would "
-            "stay with each of them; train adapters on a model that every process holds whole"
-        )
+def _refuse_adapters(model: nn.Module) -> None:
+    """Refuse to train adapters: nothing adds up gradients of weights that came after the model was spread."""
+    for path, wrapper in model.named_modules():
+        if not hasattr(wrapper, "get_base_layer"):
+            continue
+        for name, weight in wrapper.named_parameters():
+            if weight.requires_grad and not name.startswith("base_layer."):
+                raise ValueError(
+                    f"{path}.{name} is trained, and every process holds it beside weights that are spread: its "
+                    "gradient would stay with each of them; train adapters on a model that every process holds whole"
+                )
 
 
 def fssdp_step(model: nn.Module) -> None:
