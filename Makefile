@@ -70,6 +70,7 @@ style: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/curation_corpora.py --folder corpora
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+	$(BIN)/python benchmarks/composition.py
 	$(BIN)/python benchmarks/scoreboard.py
 
 recipes: assets

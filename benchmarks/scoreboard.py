@@ -88,9 +88,28 @@ def results_tables() -> str:
     return "\n".join(parts).rstrip()
 
 
+def composition_table() -> str:
+    """Which two changes work together: rows come first, columns after them."""
+    rows = json.loads((RESULTS / "composition.json").read_text(encoding="utf-8"))["rows"]
+    cells = {(row["first"], row["second"]): row for row in rows}
+    firsts = list(dict.fromkeys(row["first"] for row in rows))
+    seconds = [name for name in firsts if any(second == name for _, second in cells)]
+    said = list(dict.fromkeys(row["says"] for row in rows if "says" in row))
+
+    def mark(first: str, second: str) -> str:
+        row = cells.get((first, second))
+        if row is None:
+            return ""
+        return f"no ({said.index(row['says']) + 1})" if "says" in row else "yes"
+
+    table = [{"first, then": first} | {second: mark(first, second) for second in seconds} for first in firsts]
+    return "\n".join([markdown_table(table), "", *(f"{number}. `{text}`" for number, text in enumerate(said, 1))])
+
+
 def render(text: str) -> str:
     """Return the README with the text between each pair of markers replaced."""
-    for name, body in {"methods": methods_table(), "results": results_tables()}.items():
+    bodies = {"methods": methods_table(), "results": results_tables(), "composition": composition_table()}
+    for name, body in bodies.items():
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         head, _, rest = text.partition(start)
         _, _, tail = rest.partition(end)

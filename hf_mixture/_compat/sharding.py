@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-from transformers.distributed.sharding_utils import DtensorShardOperation
+from torch import Tensor, nn
 
 
 def local_shard(parameter: Any, whole: Tensor) -> Tensor:
@@ -18,5 +17,14 @@ def local_shard(parameter: Any, whole: Tensor) -> Tensor:
     Returns:
         This rank's part.
     """
+    from transformers.distributed.sharding_utils import DtensorShardOperation
+
     shard: Tensor = DtensorShardOperation(parameter).shard_tensor(whole)
     return shard
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Whether weights of a model are spread over processes."""
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(weight, DTensor) for weight in model.parameters())

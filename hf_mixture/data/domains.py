@@ -97,8 +97,9 @@ def load_domain(source: Any, *, held_out: float = HELD_OUT) -> DatasetDict:
             Default: 0.1.
 
     Returns:
-        `DatasetDict` of "train", "validation" and "test", with string columns "text" and "license", and "path" where
-        the rows are files. `"installed:<domain>"` has the columns of `installed_packages`.
+        `DatasetDict` of "train", "validation" and "test", with string columns "text" and "license" (of a curated data
+        set, its `license_spdx`), and "path" where the rows are files. `"installed:<domain>"` has the columns of
+        `installed_packages`.
 
     Raises:
         ValueError: The source is malformed, has no such column or split, or too few rows to hold some out.
@@ -331,6 +332,9 @@ def _columns(part: Dataset, source: Source) -> Dataset:
             part = part.remove_columns("text")
         part = part.rename_column(source.text_column, "text")
     string = Value("string")
+    if "license" not in part.column_names and "license_spdx" in part.column_names:
+        # What a curation found.
+        part = part.rename_column("license_spdx", "license")
     kept = [name for name in ("text", "license", "path") if part.features.get(name) in (string, Value("large_string"))]
     part = part.select_columns(kept).cast_column("text", string)
     if "license" not in kept or source.license is not None:

@@ -24,6 +24,7 @@ KEYS = {
     "taskexpert": "scenes",
     "trajectories": "trajectories",
     "unlearn": "backbones",
+    "everything": "curate",
 }
 
 

@@ -66,7 +66,7 @@ def make_plan(recipe: Recipe, texts: Mapping[str, Any]) -> Plan:
         steps=steps,
         num_examples=num_examples,
         base_parameters=base.num_parameters(),
-        trainable_parameters={name: _trainable(base, name, values) for name, values in recipe.adapters.items()},
+        trainable_parameters={name: num_trainable(base, name, values) for name, values in recipe.adapters.items()},
         documents=num_documents(texts),
         num_bytes=num_text_bytes(texts),
     )
@@ -133,7 +133,12 @@ def _empty_model(recipe: Recipe) -> Any:
         return AutoModelForCausalLM.from_config(config)
 
 
-def _trainable(base: Any, name: str, values: Mapping[str, Any] | None) -> int:
+def num_trainable(base: Any, name: str, values: Mapping[str, Any] | None) -> int:
+    """Count the weights that an adapter trains on a model, which stays as it is; None trains all.
+
+    Raises:
+        ValueError: If the adapter does not suit the model.
+    """
     if values is None:
         return int(base.num_parameters())
     from peft import get_peft_model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -74,14 +75,21 @@ def nested(values: Mapping[str, Any]) -> Any:
 
 
 def check_in_fresh_process(
-    folders: Mapping[str, Path], references: Mapping[str, Path], loading: Mapping[str, Any]
+    folders: Mapping[str, Path | str],
+    references: Mapping[str, Path],
+    loading: Mapping[str, Any],
+    *,
+    with_edits: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Load saved folders through `AutoModelForCausalLM.from_pretrained` in one new process and compare logits.
 
     Args:
-        folders: Saved adapters or models, by name.
+        folders: Saved adapters or models, or their repositories on the Hub, by name.
         references: The file of `save_reference` for each of them.
         loading: Keyword arguments of `from_pretrained`, as of `hf_mixture.training.models.loading_arguments`.
+        with_edits: Whether expert edits lie beside them; `AutoMoTE.from_pretrained` then loads them. Default: False.
+        environment: Variables of the process that differ from those of this one. Default: none.
 
     Returns:
         For each name the largest difference and the largest logit.
@@ -90,8 +98,11 @@ def check_in_fresh_process(
         RuntimeError: If the process fails or a difference is above the tolerance.
     """
     job = {name: [str(folders[name]), str(references[name])] for name in folders}
-    command = [sys.executable, "-m", "hf_mixture.training.reload", json.dumps({"job": job, "loading": dict(loading)})]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    request = {"job": job, "loading": dict(loading), "with_edits": with_edits}
+    command = [sys.executable, "-m", "hf_mixture.training.reload", json.dumps(request)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **(environment or {})}
+    )
     if done.returncode:
         raise RuntimeError(f"what was saved could not be loaded by a fresh process:\n{done.stderr}")
     found: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
@@ -109,17 +120,21 @@ def check_in_fresh_process(
 def _main(request: str) -> None:
     from safetensors.torch import load_file
 
-    import hf_mixture  # noqa: F401 - registers the adapter types, as a user does
+    import hf_mixture  # registers the adapter types, as a user does
     from hf_mixture.training.models import load_model
 
     asked = json.loads(request)
+
+    def load(place: str) -> Any:
+        if asked["with_edits"]:
+            return hf_mixture.AutoMoTE.from_pretrained(place, **asked["loading"])
+        return load_model(place, asked["loading"])
+
     found = {}
     for name, (folder, reference) in asked["job"].items():
         inputs = load_file(reference)
         expected = inputs.pop("logits")
-        logits = reference_logits(
-            load_model(folder, asked["loading"]), nested(dict(sorted(inputs.items(), key=_place)))
-        )
+        logits = reference_logits(load(folder), nested(dict(sorted(inputs.items(), key=_place))))
         difference = (logits - expected).abs().max()
         found[name] = {"max_difference": float(difference), "max_logit": float(expected.abs().max())}
     print(json.dumps(found))

@@ -18,6 +18,7 @@ COMMANDS = {
     "curate",
     "describe",
     "doctor",
+    "everything",
     "export-lora",
     "inspect",
     "list",

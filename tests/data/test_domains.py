@@ -171,3 +171,11 @@ def test_errors_of_many_name_the_domain() -> None:
         load_domains({})
     with pytest.raises(ValueError, match=r"held_out=0\.9"):
         load_domain("x", held_out=0.9)
+
+
+def test_a_curated_data_set_keeps_the_licences_that_were_found() -> None:
+    licences = ["MIT", "Apache-2.0"] * 100
+    curated = Dataset.from_dict({"text": TEXTS, "license_spdx": licences, "license_source": ["header"] * 200})
+    data = load_domain(curated)
+    found = {row["text"]: row["license"] for part in data.values() for row in part}
+    assert found == dict(zip(TEXTS, licences, strict=True))

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 
-def kill_once_there(words: list[str], path: Path) -> None:
+def kill_once_there(words: list[str], path: Path, environment: dict[str, str] | None = None) -> None:
     """Run a command of the package in a process group of its own, and kill it as soon as a file or folder exists."""
     process = subprocess.Popen(
         [sys.executable, "-m", "hf_mixture_cli", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        env=environment,
     )
     try:
         deadline = time.monotonic() + 240

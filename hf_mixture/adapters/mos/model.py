@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
@@ -22,6 +23,7 @@ from hf_mixture._compat.peft import (
     BaseTunerLayer,
     get_quantization_kwargs,
 )
+from hf_mixture._compat.sharding import is_spread
 from hf_mixture.adapters.mos.bank import BANK_NAME, attach_bank, check_base, find_bank
 from hf_mixture.adapters.mos.checkpoint import check_tensors, expect_from_model, tensors_to_check
 from hf_mixture.adapters.mos.config import MosConfig
@@ -114,6 +116,8 @@ class MosModel(BaseTuner):
     def _prepare_model(self, peft_config: MosConfig, model: nn.Module) -> None:
         """Plan all pools before anything is changed; PEFT calls this at every injection."""
         check_base(model)
+        _check_alone(model)
+        _check_not_spread(model, peft_config)
         self._layout = plan_layout(peft_config, find_targets(peft_config, model, self._named_modules))
         if self._layout:
             # Not later: PEFT walks the modules of the model while it creates the layers.
@@ -298,3 +302,32 @@ class MosModel(BaseTuner):
             head, separator, tail = key.rpartition(marker)
             renamed[f"{head}{marker}{adapter_name}.{tail}" if separator else key] = value
         return renamed
+
+
+def _check_alone(model: nn.Module) -> None:
+    """Refuse a base model that has adapters of another type: one would be lost when both are saved and loaded.
+
+    Raises:
+        ValueError: If it has.
+    """
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer) and not isinstance(module, MosLayer | TrainableTokensLayer):
+            raise ValueError(
+                f"the base model has adapters of another type ({type(module).__module__.split('.')[-2]}), and a saved "
+                "adapter has one type. Remedy: merge_and_unload() the other adapter first."
+            )
+
+
+def _check_not_spread(model: nn.Module, config: MosConfig) -> None:
+    """Refuse to train on a base model that is spread over processes: nothing adds up the gradients of the pools.
+
+    Raises:
+        ValueError: If the model is spread, and the adapter is to be trained or is about spread weights themselves.
+    """
+    if (config.inference_mode and not config.target_parameters) or not is_spread(model):
+        return
+    raise ValueError(
+        "the weights of the base model are spread over processes, and gradients of an adapter would stay with each of "
+        "them. Remedy: train it on a model that every process holds whole (DDP), or under FSDP that comes after "
+        "get_peft_model; PeftModel.from_pretrained puts a trained adapter of target_modules on a spread model."
+    )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixture._compat.experts import interface_problem
+from hf_mixture._compat.sharding import is_spread
 from hf_mixture.moe.anatomy import UnsupportedRouterError, check_not_compiled, find_routers
 from hf_mixture.moe.mwq.config import MwqConfig
 from hf_mixture.moe.mwq.experts import (
@@ -42,6 +43,17 @@ def find_targets(model: PreTrainedModel, config: MwqConfig) -> dict[str, nn.Modu
     if nested_modules(model):
         raise ValueError(
             f"this {type(model).__name__} is quantised already; quantise the full-precision checkpoint instead"
+        )
+    other = getattr(model, "quantization_method", None)
+    if other not in (None, config.quant_method):
+        raise ValueError(
+            f"this {type(model).__name__} is quantised by {getattr(other, 'value', other)}, and a saved model says "
+            "one method; quantise the full-precision checkpoint, with linears=True for the other layers too"
+        )
+    if is_spread(model):
+        raise ValueError(
+            "a model cannot be quantised while its weights are spread over processes; quantise it in one process, "
+            "save it, and load the saved folder with distributed_config"
         )
     check_not_compiled(model, "and compiled code does not see other weights: quantise before torch.compile")
     found = _experts(model)
@@ -125,9 +137,9 @@ def _experts(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def _linears(model: PreTrainedModel, experts: list[str]) -> dict[str, nn.Module]:
-    """Dense linear layers, but for the output head, what is tied, routers, and what lies within experts."""
+    """Dense linear layers, but for the output head, what is tied, routers, adapters, and what lies within experts."""
     head = model.get_output_embeddings()
-    kept = {*experts, *(router.path for router in find_routers(model))}
+    kept = {*experts, *(router.path for router in find_routers(model)), *_of_adapters(model)}
     tied = getattr(model, "all_tied_weights_keys", {})
     names = {*tied, *tied.values()}
     return {
@@ -138,6 +150,17 @@ def _linears(model: PreTrainedModel, experts: list[str]) -> dict[str, nn.Module]
         and f"{path}.weight" not in names
         and not any(path == one or path.startswith(f"{one}.") for one in kept)
     }
+
+
+def _of_adapters(model: nn.Module) -> list[str]:
+    """Paths of what adapters have put beside the layers that they wrap."""
+    return [
+        f"{path}.{name}"
+        for path, wrapper in model.named_modules()
+        if hasattr(wrapper, "get_base_layer")
+        for name, _ in wrapper.named_children()
+        if name != "base_layer"
+    ]
 
 
 def _is_left_out(path: str, config: MwqConfig) -> bool:

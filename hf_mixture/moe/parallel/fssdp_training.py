@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_callback import ExportableState
 
 from hf_mixture._compat.transformers import extend_logs
+from hf_mixture.moe.anatomy import check_not_compiled
 from hf_mixture.moe.parallel.fssdp import FssdpEP, FssdpOptions, fssdp_layers
 from hf_mixture.moe.parallel.reshard import place_experts, reshard_experts, restore_experts
 
@@ -58,6 +59,8 @@ class FssdpCallback(TrainerCallback, ExportableState):
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
         """Set the options; take up what a checkpoint has of counts and owners."""
+        if args.torch_compile:
+            raise ValueError("torch_compile=True does not see copies that change; train without it")
         extend_logs()
         set_fssdp_options(model, self.options)
         self.layers = fssdp_layers(model)
@@ -125,8 +128,8 @@ def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
         options: What may be copied.
 
     Raises:
-        ValueError: If the model was loaded in another way, its ranks do not fill nodes, or layers of different shapes
-            are to share a pool.
+        ValueError: If the model was loaded in another way, its ranks do not fill nodes, layers of different shapes
+            are to share a pool, adapters are to be trained, or the model is compiled.
 
     Example:
         >>> from torch import nn
@@ -139,6 +142,8 @@ def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
     shapes = {tuple((name, p.shape) for name, p in layer.experts.named_parameters()) for layer in layers}
     if options.pool and len(shapes) > 1:
         raise ValueError("pool=True needs experts of the same shapes in all layers; use pool=False")
+    check_not_compiled(model, "and compiled code does not see copies that change: train without torch.compile")
+    _refuse_adapters(model)
     config: Any = model.config
     num_batches = config.distributed_config.dp_size
     for index, layer in enumerate(layers):
@@ -153,6 +158,19 @@ def set_fssdp_options(model: nn.Module, options: FssdpOptions) -> None:
             for layer in layers:
                 if any(inner is layer.experts for inner in module.modules()):
                     layer.prefetch_before(module)
+
+
+def _refuse_adapters(model: nn.Module) -> None:
+    """Refuse to train adapters: nothing adds up gradients of weights that came after the model was spread."""
+    for path, wrapper in model.named_modules():
+        if not hasattr(wrapper, "get_base_layer"):
+            continue
+        for name, weight in wrapper.named_parameters():
+            if weight.requires_grad and not name.startswith("base_layer."):
+                raise ValueError(
+                    f"{path}.{name} is trained, and every process holds it beside weights that are spread: its "
+                    "gradient would stay with each of them; train adapters on a model that every process holds whole"
+                )
 
 
 def fssdp_step(model: nn.Module) -> None:

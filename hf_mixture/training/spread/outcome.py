@@ -104,6 +104,7 @@ def row_of(
         "options": system.options,
         "drops": system.ep_implementation == "capacity" and not alone,
         "dropped": measured["dropped"],
+        "online": measured.get("online"),
         "final_loss": log[-1]["loss"],
         "largest_difference": max(differences),
         "bits_per_byte": measured["bits_per_byte"],

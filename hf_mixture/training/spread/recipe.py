@@ -34,6 +34,19 @@ class SystemSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OnlineSpec:
+    """A method that changes the mixture while a system trains.
+
+    Args:
+        name: Its name, for example `aioli`.
+        settings: Its arguments. Default: none.
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpreadRecipe(PlainRecipe):
     """One run: the same sparse model is trained by several systems on the same text, and compared step by step.
 
@@ -48,6 +61,9 @@ class SpreadRecipe(PlainRecipe):
             `save_steps`, after which a run can be gone on with.
         systems: Ways to train it; exactly one has one process.
         publish: The system whose model gets a card.
+        online: What changes the mixture while a system trains, from held-out losses. Default: nothing.
+        trace_every: Optimizer steps 1, 1 + n, 1 + 2n, ..., whose chosen experts are counted in `traces/`. Default:
+            none.
         tolerance: Largest difference of a loss from that of one process. Default: 1e-3.
         description: One paragraph for report and card.
         seed: Seed of model and data. Default: 0.
@@ -65,6 +81,8 @@ class SpreadRecipe(PlainRecipe):
     pretrain: dict[str, Any]
     systems: dict[str, SystemSpec]
     publish: str
+    online: OnlineSpec | None = None
+    trace_every: int | None = None
     tolerance: float = 1e-3
     description: str = ""
     seed: int = 0

@@ -16,6 +16,7 @@ from hf_mixture.training.resolve import (
     check_training_arguments,
     recipe_values,
 )
+from hf_mixture.training.search.methods import ONLINE, online_callback, online_settings
 from hf_mixture.training.spread.recipe import SpreadRecipe, SystemSpec
 from hf_mixture.training.strict import build, check_names
 
@@ -51,15 +52,34 @@ def resolve_spread(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smok
         raise ValueError("tokenizer needs exactly one of from_pretrained and train_bpe")
     check_model_config(recipe.model, "model")
     check_training_arguments(recipe.pretrain, "pretrain", OWNED)
-    limits: dict[str, tuple[float, float]] = {
+    limits: dict[str, tuple[float | None, float]] = {
         "block_size": (recipe.block_size, 2),
         "seed": (recipe.seed, 0),
         "tolerance": (recipe.tolerance, 0),
+        "trace_every": (recipe.trace_every, 1),
     }
     limits |= {f"evaluation.{name}": (value, 1) for name, value in dataclasses.asdict(recipe.evaluation).items()}
     check_least(limits)
     _check_systems(recipe)
+    _check_online(recipe)
     return recipe
+
+
+def _check_online(recipe: SpreadRecipe) -> None:
+    if recipe.online is None:
+        return
+    check_names([recipe.online.name], ONLINE, "the methods (online.name)")
+    settings = recipe.online.settings
+    check_names(settings, online_settings(recipe.online.name), f"online.settings of {recipe.online.name}")
+    try:
+        online_callback(recipe.online.name)(None, **settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"online.settings: {error}") from None
+    if empty := [name for name in recipe.domains if not recipe.mixture.weights.get(name)]:
+        raise ValueError(
+            f"mixture.weights has no share of {empty[0]!r}, and {recipe.online.name} scales shares, which keeps 0 at "
+            "0; give it one, or remove the domain"
+        )
 
 
 def _check_systems(recipe: SpreadRecipe) -> None:

@@ -78,6 +78,9 @@ def spread_recipe(
     if "prepare" not in journal.finished:
         print("\n== data", flush=True)
         needed = blocks_for(data, {"adapt": plan.num_examples})
+        if recipe.online is not None:
+            # Its shares are not known before.
+            needed = dict.fromkeys(needed, plan.num_examples)
         journal.finish("prepare", prepare(data, texts, needed, run.folder / "prepared"))
     _make_model(run)
     for name in recipe.systems:
@@ -112,6 +115,8 @@ def _train(run: SpreadRun, name: str) -> None:
     print(f"\n== {name}: {run.plan.steps:,} steps on {num_processes} process(es)", flush=True)
     (folder / "logs").mkdir(exist_ok=True)
     _remove_torn(folder / "checkpoints" / name, num_processes)
+    # A Trainer that resumes at its last step, and not at the end of an epoch, takes one step more.
+    shutil.rmtree(folder / "checkpoints" / name / f"checkpoint-{run.plan.steps}", ignore_errors=True)
     shutil.rmtree(folder / "models" / f".{name}", ignore_errors=True)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
     words = [*(launcher if num_processes > 1 else []), "-m", "hf_mixture.training.spread.worker", str(folder), name]

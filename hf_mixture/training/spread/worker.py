@@ -46,7 +46,6 @@ def work(folder: Path, name: str) -> None:
 
     from hf_mixture.training import report
     from hf_mixture.training.journal import write_json
-    from hf_mixture.training.prepare import Prepared, training_rows
     from hf_mixture.training.recipe import StageSpec
     from hf_mixture.training.resolve import training_argument_values
     from hf_mixture.training.spread.resolve import resolve_spread
@@ -79,28 +78,60 @@ def work(folder: Path, name: str) -> None:
     checkpoint = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     set_seed(recipe.seed)
     model = _load(checkpoint or str(folder / "models" / START), system)
-    rows = training_rows(
-        recipe.data_recipe(),
-        Prepared(folder / "prepared"),
-        "adapt",
-        settings.max_steps * batch * settings.gradient_accumulation_steps,
-    )
+    rows, mixing = _rows(recipe, folder, settings.max_steps * batch * settings.gradient_accumulation_steps)
     timer = StepTimer()
     trainer = Trainer(
         model,
         settings,
         train_dataset=rows,
         data_collator=collate,
-        callbacks=[StopWithRun(), timer, *_callbacks(recipe, name, model)],
+        # A method measures held-out text at the end of a step, when the others have counted the step's own tokens.
+        callbacks=[StopWithRun(), timer, *_callbacks(recipe, name, model, folder), *mixing],
     )
     trainer.train(resume_from_checkpoint=checkpoint)
-    measured = {"dropped": _dropped(model, system)}
+    measured = {"dropped": _dropped(model, system), **_online_facts(trainer, recipe)}
     # Weights are gathered, so all processes save; the first one writes.
     model.save_pretrained(folder / "models" / f".{name}")
     if settings.process_index == 0:
         (timer,) = [item for item in trainer.callback_handler.callbacks if isinstance(item, StepTimer)]
         report.write_log(trainer.state.log_history, folder / "logs" / f"{name}.jsonl")
         write_json(folder / "logs" / f"{name}.json", measured | {"seconds": timer.seconds})
+
+
+def _rows(recipe: SpreadRecipe, folder: Path, num_examples: int) -> tuple[Any, list[Any]]:
+    """The training blocks, and the callback that changes their mixture where there is one."""
+    from hf_mixture.training.prepare import Prepared, training_rows
+
+    prepared, data = Prepared(folder / "prepared"), recipe.data_recipe()
+    if recipe.online is None:
+        return training_rows(data, prepared, "adapt", num_examples), []
+    from hf_mixture.data.mixture_dataset import MixtureDataset
+    from hf_mixture.training.search.methods import online_callback
+    from hf_mixture.training.stage import windows_dataset
+
+    mixture = data.mixture("adapt")
+    rows = MixtureDataset(
+        {domain: prepared.blocks(domain) for domain in mixture.names},
+        mixture,
+        num_examples=num_examples,
+        length_column={"tokens": "input_ids", "bytes": "num_bytes"}.get(mixture.unit),
+    )
+    windows = prepared.windows("validation", recipe.block_size)
+    held_out = {domain: windows_dataset(windows[domain]) for domain in mixture.names}
+    return rows, [online_callback(recipe.online.name)(held_out, **recipe.online.settings)]
+
+
+def _online_facts(trainer: Any, recipe: SpreadRecipe) -> dict[str, Any]:
+    """What a method that changes the mixture reports."""
+    from hf_mixture.training.search.methods import online_callback
+    from hf_mixture.training.search.online import online_facts
+
+    if recipe.online is None:
+        return {}
+    kind = online_callback(recipe.online.name)
+    # The Trainer makes a callback anew when it restores one.
+    (callback,) = [item for item in trainer.callback_handler.callbacks if isinstance(item, kind)]
+    return online_facts(callback)
 
 
 def _load(place: str, system: SystemSpec) -> Any:
@@ -115,18 +146,25 @@ def _load(place: str, system: SystemSpec) -> Any:
     return AutoModelForCausalLM.from_pretrained(place, distributed_config=config)
 
 
-def _callbacks(recipe: SpreadRecipe, name: str, model: Any) -> list[Any]:
+def _callbacks(recipe: SpreadRecipe, name: str, model: Any, folder: Path) -> list[Any]:
     """What the Trainer needs beside."""
     from hf_mixture import FssdpCallback, ShardedCheckpointCallback, set_capacity_options
+    from hf_mixture.moe.trace.callback import RouterTraceCallback
     from hf_mixture.training.spread.resolve import options_of
 
     system = recipe.systems[name]
+    traces: list[Any] = []
+    if recipe.trace_every is not None:
+        # A run that was killed before its first checkpoint begins again.
+        place = str(folder / "traces" / name)
+        traces = [RouterTraceCallback(place, sample_every=recipe.trace_every, overwrite=True)]
     if system.num_processes == 1:
-        return []
+        return traces
     options = options_of(system, f"systems.{name}")
     if system.ep_implementation == "capacity":
         set_capacity_options(model, options)
     return [
+        *traces,
         ShardedCheckpointCallback(),
         *([FssdpCallback(options)] if system.ep_implementation == "fssdp" else []),
     ]

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from peft import get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -302,3 +302,15 @@ def test_a_whole_model_compiles_in_one_graph(llama, mos_config, tokens):
     with torch.no_grad():
         expected = model(tokens).logits
         assert torch.equal(torch.compile(model, backend="aot_eager", fullgraph=True)(tokens).logits, expected)
+
+
+def test_a_base_model_with_adapters_of_another_type_is_refused() -> None:
+    sizes = {"vocab_size": 8, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    base = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2))
+    lora = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"]))
+    names = set(lora.state_dict())
+    with pytest.raises(ValueError, match=r"has adapters of another type \(lora\).*Remedy: merge_and_unload"):
+        get_peft_model(lora, MosConfig(r=2, num_shards=2, target_modules=["v_proj"]))
+    assert set(lora.state_dict()) == names
+    merged = lora.merge_and_unload()
+    get_peft_model(merged, MosConfig(r=2, num_shards=2, target_modules=["v_proj"]))

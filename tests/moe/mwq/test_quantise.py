@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from moe_families import MOE_FAMILIES, build_tiny_moe
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tiny_planes import CONFIG, full_model, logits
 
@@ -251,3 +252,19 @@ def _family(family, tmp_path):
     torch.testing.assert_close(first_output(stock, tiny.inputs), expected, rtol=1e-3, atol=1e-4)
     on_disk = load(tmp_path / "nested", experts_implementation="mwq_offload").eval()
     torch.testing.assert_close(first_output(on_disk, tiny.inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_matrices_of_adapters_stay_as_they_are():
+    config = LoraConfig(r=16, target_modules=["q_proj"], init_lora_weights=False)
+    model = get_peft_model(full_model(), config)
+    targets = find_targets(model, MwqConfig(**CONFIG, linears=True))
+    assert [path for path in targets if "q_proj" in path]
+    assert not [path for path in targets if "lora" in path]
+
+
+def test_a_model_that_another_method_has_quantised_is_refused():
+    model = full_model()
+    model.quantization_method = "bitsandbytes"
+    with pytest.raises(ValueError, match="is quantised by bitsandbytes, and a saved model says one method; quantise"):
+        quantise_experts(model, MwqConfig(**CONFIG))
+    assert not nested_experts(model)

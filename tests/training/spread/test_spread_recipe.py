@@ -61,6 +61,17 @@ def test_the_recipe_that_ships(smoke):
             "systems.x.ep_implementation is 'none'; known are all_to_all, fssdp, folded, capacity",
         ),
         ({"tolerance": -1}, "tolerance is -1"),
+        ({"trace_every": 0}, "trace_every is 0; it must be at least 1"),
+        ({"online": {"name": "aiol"}}, "unknown key 'aiol' in the methods (online.name); did you mean 'aioli'?"),
+        (
+            {"online": {"name": "aioli", "settings": {"lp_step": 1}}},
+            "unknown key 'lp_step' in online.settings of aioli; did you mean 'lp_steps'?",
+        ),
+        ({"online": {"name": "aioli", "settings": {"lp_steps": 0}}}, "online.settings: lp_steps=0 is below 1"),
+        (
+            {"online": {"name": "aioli"}, "mixture": {"weights": {"code": 1.0, "prose": 0.0}}},
+            "mixture.weights has no share of 'prose', and aioli scales shares",
+        ),
         ({"planes": {}}, "unknown key 'planes'"),
         ({"bit_routers": {}}, "which is not for hf-mixture spread run; run it with hf-mixture mwq run"),
     ],

@@ -13,6 +13,7 @@ from tiny_spread import tiny_spread
 from tiny_upcycle import write_recipe
 
 from hf_mixture.cli.main import main
+from hf_mixture.moe.trace import load_trace
 
 
 pytestmark = pytest.mark.slow
@@ -79,3 +80,25 @@ def test_losses_that_differ_are_an_error(home: Path, tmp_path: Path) -> None:
     values["publish"] = "split"
     with pytest.raises(RuntimeError, match="a loss of split differs from that of one process by"):
         main(["spread", "run", str(write_recipe(tmp_path, values))])
+
+
+def test_a_mixture_is_steered_alike_on_one_process_and_on_two(home: Path, tmp_path: Path) -> None:
+    settings = {"lp_rounds": 1, "lp_steps": 1, "update_steps": 8, "one_hot_factor": 0.75, "prior_steps": 2}
+    values = tiny_spread(home) | {
+        "output_dir": str(tmp_path / "run"),
+        "online": {"name": "aioli", "settings": settings},
+        "trace_every": 3,
+    }
+    values["systems"] = {name: values["systems"][name] for name in ("one", "copies")}
+    values["pretrain"] |= {"max_steps": 10, "save_steps": 4}
+    path = str(write_recipe(tmp_path, values))
+    kill_once_there(["spread", "run", path], tmp_path / "run/checkpoints/copies/checkpoint-4/training_state")
+    assert main(["spread", "run", path, "--resume"]) == 0
+    one, copies = ({row["name"]: row for row in results_of(tmp_path)["rows"]}[name] for name in ("one", "copies"))
+    assert 0 < copies["largest_difference"] < 1e-4
+    assert copies["online"]["average_weights"] == pytest.approx(one["online"]["average_weights"], abs=1e-5)
+    assert copies["online"]["average_weights"] != pytest.approx(copies["online"]["initial_weights"])
+    traces = [load_trace(tmp_path / "run" / "traces" / name) for name in ("one", "copies")]
+    assert traces[0].steps.tolist() == traces[1].steps.tolist() == [1, 4, 7, 10]
+    # Held-out text that the method measures is not counted.
+    assert traces[0].tokens.tolist() == traces[1].tokens.tolist() == [[4 * 32] * 2] * 4
