@@ -114,7 +114,10 @@ def load_npz(path: Path) -> Any:
     from hf_mixture.models.mm_recommender.synthetic import RecommendationData
 
     if not path.is_file():
-        raise ValueError(f"data.path={str(path)!r} is not a file; give the arrays of the data set with --data.path")
+        raise ValueError(
+            f"data.path={str(path)!r} is not a file; give the .npz file of interactions and modality vectors with "
+            "--data.path (docs/mmrecun.md says what it holds)"
+        )
     suffix = "_features"
     with np.load(path, allow_pickle=False) as arrays:
         names = [f"{part}_{column}" for part in ("train", "valid", "test") for column in ("user", "item")]

@@ -136,7 +136,7 @@ def test_arrays_are_read_and_what_is_missing_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "part.npz", **{name: array for name, array in arrays.items() if name != "valid_item"})
     with pytest.raises(ValueError, match=r"lacks the arrays \['valid_item'\]"):
         load_npz(tmp_path / "part.npz")
-    with pytest.raises(ValueError, match="is not a file"):
+    with pytest.raises(ValueError, match="is not a file; give the"):
         load_npz(tmp_path / "none.npz")
 
 
