@@ -181,11 +181,11 @@ def list_overlap(first: Ids, second: Ids) -> float:
     """Mean Jaccard index of two lists of items for each user.
 
     Args:
-        first: Items [R, k]; none twice in a list.
+        first: Items [R, k]; none twice in a list, -1 for an empty place.
         second: Items of the same users [R, k].
 
     Returns:
-        From 0 to 1.
+        From 0 to 1; two empty lists count as equal.
 
     Example:
         >>> import numpy as np
@@ -193,8 +193,10 @@ def list_overlap(first: Ids, second: Ids) -> float:
         >>> list_overlap(np.array([[1, 2, 3]]), np.array([[3, 4, 1]]))
         0.5
     """
-    common = (first[:, :, None] == second[:, None, :]).sum(axis=(1, 2))
-    return float((common / (first.shape[1] + second.shape[1] - common)).mean())
+    there = first >= 0
+    common = ((first[:, :, None] == second[:, None, :]) & there[:, :, None]).sum(axis=(1, 2))
+    either = there.sum(axis=1) + (second >= 0).sum(axis=1) - common
+    return float(np.divide(common, either, out=np.ones(len(first)), where=either > 0).mean())
 
 
 def distance_to(tables: Tables, gold: Tables, split: Split, user_ids: Ids, k: int = 20) -> dict[str, Any]:

@@ -47,6 +47,11 @@ def unlearn_recipe(
     if dry_run:
         return {}
     data = load_data(recipe)
+    if recipe.k >= data.train.num_items:
+        raise ValueError(
+            f"k={recipe.k} is not below the {data.train.num_items} items, so that every list would hold all of them; "
+            "lower it"
+        )
     run = Run(recipe, begin(recipe, resume=resume), data)
     # A run saves and loads many small models; its own lines show how far it is.
     logging.disable_progress_bar()

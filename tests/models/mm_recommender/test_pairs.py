@@ -234,7 +234,10 @@ def test_lists_end_where_no_item_is_left() -> None:
     count = int((TRAIN.users == 0).sum())
     assert (lists[0, -count:] == -1).all()
     assert (lists[0, :-count] >= 0).all()
-    assert list_overlap(lists[:, :20], lists[:, :20]) == 1.0
+    assert list_overlap(lists, lists) == 1.0
+    # Empty places are no items that two lists share.
+    assert list_overlap(np.array([[3, 1, -1, -1]]), np.array([[1, 5, -1, -1]])) == pytest.approx(1 / 3)
+    assert list_overlap(np.array([[-1, -1]]), np.array([[-1, -1]])) == 1.0
 
 
 def test_area_under_the_curve_is_that_of_all_comparisons() -> None:
