@@ -98,12 +98,6 @@ def membership_auc(tables: Tables, split: Split, unseen: Interactions | None = N
 
     Returns:
         Area under the curve: 0.5 if the score tells nothing, 1 if all forgotten pairs score higher.
-
-    Example:
-        >>> from hf_mixture.models.mm_recommender.audit import area_under_curve
-        >>> import torch
-        >>> area_under_curve(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]))
-        0.875
     """
     forget = split.forget
     known = union(split.retain, forget)
@@ -122,6 +116,12 @@ def area_under_curve(positives: Tensor, negatives: Tensor) -> float:
 
     Returns:
         From 0 to 1.
+
+    Example:
+        >>> import torch
+        >>> from hf_mixture.models.mm_recommender.audit import area_under_curve
+        >>> area_under_curve(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]))
+        0.875
     """
     ordered = negatives.sort().values
     below = torch.searchsorted(ordered, positives) + torch.searchsorted(ordered, positives, right=True)
