@@ -17,7 +17,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="Any key of the recipe can be given as --KEY.PATH VALUE after the recipe, for example "
         "--interactions.max_users 500; it wins over the file.",
     )
-    add_recipe_arguments(parser, "knn_embed_movielens")
+    add_recipe_arguments(parser, "knn_embed_movielens, knn_embed_citation")
     parser.set_defaults(run=run)
 
 

@@ -66,6 +66,7 @@ def make_history(edges: Any, num_users: int, num_items: int) -> Any:
         A `scipy.sparse.csr_array` of ones [users, items], rows sorted, each edge once.
 
     Raises:
+        TypeError: If `edges` is something else.
         ValueError: If a column is missing, columns differ in length, or an id is unknown.
     """
     sp = sparse()
@@ -77,7 +78,12 @@ def make_history(edges: Any, num_users: int, num_items: int) -> Any:
         kept = found.data != 0
         users, items = users[kept], items[kept]
     else:
-        names = getattr(edges, "column_names", None) or list(edges)
+        names = getattr(edges, "column_names", None) or (list(edges.keys()) if hasattr(edges, "keys") else None)
+        if names is None:
+            raise TypeError(
+                f"edges is a {type(edges).__name__}; give a Dataset or mapping with the columns user_ids and "
+                "item_ids, or a sparse matrix"
+            )
         missing = {"user_ids", "item_ids"} - set(names)
         if missing:
             raise ValueError(f"edges has the columns {list(names)}, without {sorted(missing)}; give both")

@@ -79,6 +79,9 @@ class BipartiteEmbeddings(PreTrainedModel):
         Raises:
             ValueError: If shapes do not fit, or a number is not finite.
         """
+        for name, shape in (("users", np.shape(users)), ("items", np.shape(items))):
+            if len(shape) != 2:
+                raise ValueError(f"{name} has the shape {shape}; give one embedding in each row")
         (num_users, size), (num_items, other) = np.shape(users), np.shape(items)
         if size != other:
             raise ValueError(f"users has embeddings of {size} numbers and items of {other}; give equal sizes")

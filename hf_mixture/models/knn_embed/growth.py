@@ -64,14 +64,11 @@ def fold_in(rows: Any, vectors: Tensor, *, chunk: int = 1024) -> Tensor:
     found = torch.zeros(rows.shape[0], table.shape[1], dtype=table.dtype)
     for first in range(0, rows.shape[0], chunk):
         part = rows[first : first + chunk]
-        owners = torch.from_numpy(np.repeat(np.arange(part.shape[0]), np.diff(part.indptr)))
-        of_edges = table[torch.from_numpy(part.indices.astype(np.int64))]
-        size = table.shape[1]
-        outer = (of_edges.unsqueeze(2) * of_edges.unsqueeze(1)).flatten(1)
-        systems = torch.zeros(part.shape[0], size * size, dtype=table.dtype).index_add_(0, owners, outer)
-        sides = torch.zeros(part.shape[0], size, dtype=table.dtype).index_add_(0, owners, of_edges)
-        systems = gram + _EDGE_WEIGHT * systems.view(-1, size, size)
-        found[first : first + chunk] = torch.linalg.solve(systems, (1 + _EDGE_WEIGHT) * sides)
+        # Row by row, so that no product of single edges is held.
+        of_rows = [table[torch.from_numpy(ids.astype(np.int64))] for ids in np.split(part.indices, part.indptr[1:-1])]
+        systems = gram + _EDGE_WEIGHT * torch.stack([own.T @ own for own in of_rows])
+        sides = (1 + _EDGE_WEIGHT) * torch.stack([own.sum(dim=0) for own in of_rows])
+        found[first : first + chunk] = torch.linalg.solve(systems, sides)
     return found.to(vectors.dtype).to(vectors.device)
 
 

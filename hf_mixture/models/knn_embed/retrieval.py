@@ -144,9 +144,10 @@ def _centroids(model: KnnEmbedModel, users: Any, components: Any, queries: Tenso
     # The key of a pair of user and cluster; an item without a cluster has the last number.
     keys = owners * num_clusters + np.where(clusters[history.indices] < 0, num_clusters - 1, clusters[history.indices])
     names, place = np.unique(keys, return_inverse=True)
+    device = queries.device
     vectors = model.item_embeddings.weight.detach().float()[torch.from_numpy(history.indices.astype(np.int64))]
-    sums = vectors.new_zeros(len(names), vectors.shape[1]).index_add_(0, torch.from_numpy(place), vectors)
-    means = sums / torch.from_numpy(np.bincount(place, minlength=len(names))).unsqueeze(1)
+    sums = vectors.new_zeros(len(names), vectors.shape[1]).index_add_(0, torch.from_numpy(place).to(device), vectors)
+    means = sums / torch.from_numpy(np.bincount(place, minlength=len(names))).to(device).unsqueeze(1)
     wanted = np.arange(len(users))[:, None] * num_clusters + components
     at = np.searchsorted(names, wanted).clip(max=max(0, len(names) - 1))
     found = (components >= 0) & (names[at] == wanted if len(names) else False)

@@ -98,12 +98,6 @@ def membership_auc(tables: Tables, split: Split, unseen: Interactions | None = N
 
     Returns:
         Area under the curve: 0.5 if the score tells nothing, 1 if all forgotten pairs score higher.
-
-    Example:
-        >>> from hf_mixture.models.mm_recommender.audit import area_under_curve
-        >>> import torch
-        >>> area_under_curve(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]))
-        0.875
     """
     forget = split.forget
     known = union(split.retain, forget)
@@ -122,6 +116,12 @@ def area_under_curve(positives: Tensor, negatives: Tensor) -> float:
 
     Returns:
         From 0 to 1.
+
+    Example:
+        >>> import torch
+        >>> from hf_mixture.models.mm_recommender.audit import area_under_curve
+        >>> area_under_curve(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]))
+        0.875
     """
     ordered = negatives.sort().values
     below = torch.searchsorted(ordered, positives) + torch.searchsorted(ordered, positives, right=True)
@@ -181,11 +181,11 @@ def list_overlap(first: Ids, second: Ids) -> float:
     """Mean Jaccard index of two lists of items for each user.
 
     Args:
-        first: Items [R, k]; none twice in a list.
+        first: Items [R, k]; none twice in a list, -1 for an empty place.
         second: Items of the same users [R, k].
 
     Returns:
-        From 0 to 1.
+        From 0 to 1; two empty lists count as equal.
 
     Example:
         >>> import numpy as np
@@ -193,8 +193,10 @@ def list_overlap(first: Ids, second: Ids) -> float:
         >>> list_overlap(np.array([[1, 2, 3]]), np.array([[3, 4, 1]]))
         0.5
     """
-    common = (first[:, :, None] == second[:, None, :]).sum(axis=(1, 2))
-    return float((common / (first.shape[1] + second.shape[1] - common)).mean())
+    there = first >= 0
+    common = ((first[:, :, None] == second[:, None, :]) & there[:, :, None]).sum(axis=(1, 2))
+    either = there.sum(axis=1) + (second >= 0).sum(axis=1) - common
+    return float(np.divide(common, either, out=np.ones(len(first)), where=either > 0).mean())
 
 
 def distance_to(tables: Tables, gold: Tables, split: Split, user_ids: Ids, k: int = 20) -> dict[str, Any]:

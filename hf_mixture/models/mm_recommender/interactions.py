@@ -52,9 +52,9 @@ class Interactions:
             The interactions.
 
         Raises:
-            ValueError: If the arrays differ in length, or an id is outside its range.
+            ValueError: If the arrays differ in length, or an id is no integer or outside its range.
         """
-        user, item = (np.asarray(ids, dtype=np.int64).reshape(-1) for ids in (users, items))
+        user, item = (integer_ids(name, ids).reshape(-1) for name, ids in (("users", users), ("items", items)))
         if len(user) != len(item):
             raise ValueError(f"users has {len(user)} ids and items {len(item)}; give as many of both")
         for name, ids, size in (("users", user, num_users), ("items", item, num_items)):
@@ -141,6 +141,30 @@ def is_among(keys: Ids, among: Ids) -> NDArray[np.bool_]:
         return np.zeros(len(keys), dtype=np.bool_)
     places = np.minimum(np.searchsorted(among, keys), len(among) - 1)
     return among[places] == keys
+
+
+def integer_ids(name: str, ids: ArrayLike) -> Ids:
+    """Return ids as integers of 64 bits.
+
+    Args:
+        name: What they are, for the message.
+        ids: The ids, in any shape.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: If they are no integers; a number with a fraction would stand for someone else.
+
+    Example:
+        >>> from hf_mixture.models.mm_recommender.interactions import integer_ids
+        >>> integer_ids("users", [3, 5]).tolist()
+        [3, 5]
+    """
+    found = np.asarray(ids)
+    if found.size and found.dtype.kind not in "iu":
+        raise ValueError(f"{name} has the type {found.dtype}; give integers")
+    return found.astype(np.int64)
 
 
 def check_ids(name: str, ids: Ids, size: int) -> None:

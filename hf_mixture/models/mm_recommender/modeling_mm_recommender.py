@@ -5,7 +5,7 @@ Letters: U users, I items, B pairs, R users to recommend to, d embedding size, F
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -181,7 +181,7 @@ class MultiModalRecommender(PreTrainedModel):
         )
 
     @torch.no_grad()
-    def recommend(self, user_ids: Tensor, k: int = 20, *, exclude: Tensor | None = None) -> Tensor:
+    def recommend(self, user_ids: Tensor | Sequence[int], k: int = 20, *, exclude: Tensor | None = None) -> Tensor:
         """The items with the highest scores.
 
         Args:
@@ -195,6 +195,7 @@ class MultiModalRecommender(PreTrainedModel):
         Raises:
             ValueError: If an id is outside the catalogue, or k is below 1.
         """
+        user_ids = torch.as_tensor(user_ids, device=self.device)
         self._check_ids("user_ids", user_ids, self.config.num_users)
         if k < 1:
             raise ValueError(f"k={k} must be at least 1; raise it")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_mixture.models.mm_recommender.interactions import Ids, Interactions, check_ids
+from hf_mixture.models.mm_recommender.interactions import Ids, Interactions, check_ids, integer_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,9 @@ class UnlearningRequest:
         interactions: Pairs (user, item) that go. Default: none.
         modalities: Modalities that go, by item. Default: none.
 
+    Raises:
+        ValueError: If an id is no integer, an interaction no pair, or the modalities of an item no list of names.
+
     Example:
         >>> from hf_mixture import UnlearningRequest
         >>> UnlearningRequest(users=[3], modalities={7: ["image"]}).kinds
@@ -33,10 +36,22 @@ class UnlearningRequest:
     interactions: Sequence[tuple[int, int]] = ()
     modalities: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("users", "items", "interactions"):
+            integer_ids(f"{name} of the request", getattr(self, name))
+        integer_ids("modalities of the request", list(self.modalities))
+        if any(np.shape(pair) != (2,) for pair in self.interactions):
+            raise ValueError("interactions of the request must be pairs of a user and an item; give such pairs")
+        for item, names in self.modalities.items():
+            if isinstance(names, str):
+                raise ValueError(f"modalities of item {item} are {names!r}; give a list of names")
+
     @property
     def kinds(self) -> list[str]:
         """The kinds of things that are asked for."""
-        return [name for name in ("users", "items", "interactions", "modalities") if len(getattr(self, name))]
+        things = {"users": self.users, "items": self.items, "interactions": self.interactions}
+        named = [name for names in self.modalities.values() for name in names]
+        return [kind for kind, asked in {**things, "modalities": named}.items() if len(asked)]
 
     def __add__(self, other: UnlearningRequest) -> UnlearningRequest:
         """Ask for both."""
@@ -76,9 +91,9 @@ class UnlearningRequest:
         if unknown:
             raise ValueError(f"the request has the unknown keys {sorted(unknown)}")
         return cls(
-            users=[int(user) for user in values.get("users", ())],
-            items=[int(item) for item in values.get("items", ())],
-            interactions=[(int(user), int(item)) for user, item in values.get("interactions", ())],
+            users=list(values.get("users", ())),
+            items=list(values.get("items", ())),
+            interactions=[tuple(pair) for pair in values.get("interactions", ())],
             modalities={int(item): list(names) for item, names in values.get("modalities", {}).items()},
         )
 
@@ -91,6 +106,8 @@ class UnlearningRequest:
         Returns:
             SHA-256 of salt and request, in hexadecimal.
 
+        Raises:
+            ValueError: If the salt is shorter than 16 bytes.
         """
         check_salt(salt)
         same = self + UnlearningRequest()
@@ -172,8 +189,11 @@ def split_interactions(
     goes = np.isin(interactions.users, users) | np.isin(interactions.items, items)
     goes |= np.isin(interactions.keys, pairs[:, 0] * interactions.num_items + pairs[:, 1])
     retain, forget = interactions.select(~goes), interactions.select(goes)
-    if not len(forget) and not request.modalities:
-        raise ValueError("none of the users and items has an interaction, so there is nothing to forget")
+    if not len(forget) and "modalities" not in request.kinds:
+        raise ValueError(
+            "none of the users and items has an interaction, so there is nothing to forget; for the modality vectors "
+            "of such items, name them under modalities"
+        )
     if not len(retain):
         raise ValueError("the request leaves no interaction; train a new model instead")
     gone = np.setdiff1d(forget.users, retain.users)

@@ -23,8 +23,7 @@ def requested_rows(request: UnlearningRequest, split: Split) -> tuple[Ids, Ids]:
 
     Returns:
         Users: those asked for, those of single interactions that go, and those of whom nothing stays. Items: those
-            asked
-        for; the row of an item is shared by its other users.
+        asked for, and no item of a single interaction, whose row is shared by its other users.
     """
     single = np.asarray(request.interactions, dtype=np.int64).reshape(-1, 2)[:, 0]
     users = np.unique(np.concatenate([np.asarray(request.users, np.int64), single, split.forgotten_users]))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -159,6 +160,7 @@ def unlearn(
     options: UnlearningOptions | None = None,
     *,
     validation: Interactions | None = None,
+    never: Ids | None = None,
     output_dir: str | Path = "runs/unlearning",
     callbacks: list[Any] | None = None,
     resume_from_checkpoint: str | None = None,
@@ -176,6 +178,7 @@ def unlearn(
         request: What to forget.
         options: How. Default: as `UnlearningOptions` has it.
         validation: Held-out interactions, where they are the reference of the stop level.
+        never: Further items that are no negatives of retained interactions: those of earlier requests. Default: none.
         output_dir: Where checkpoints go; none are written unless `fields` asks for it.
         callbacks: Further callbacks of the Trainer.
         resume_from_checkpoint: A checkpoint of the same run.
@@ -227,7 +230,7 @@ def unlearn(
         retain_pairs=options.retain_batch // rows if len(retained) else 0,
         forget=split.forget,
         forget_pairs=int(forgets),
-        forgotten_items=split.forgotten_items,
+        forgotten_items=split.forgotten_items if never is None else np.union1d(split.forgotten_items, never),
         seed=options.seed,
     )
     with _training_only(model, rows_to_train(model, request, split, options)):

@@ -58,7 +58,8 @@ def load_graph(path: str, *, direction: str = "as_given") -> Any:
     file = Path(path)
     if not file.is_file():
         raise ValueError(
-            f"data.path={path!r} is no file; give the citation graph, for example cit-HepTh.txt of the SNAP collection"
+            f"interactions.path={path!r} is not a file; give a citation graph with --interactions.path, for example "
+            "cit-HepTh.txt of the SNAP collection"
         )
     with reading(file, "give indptr and indices of sparse rows, or two node numbers on each line"):
         sources, targets, number = _read_rows(file) if file.suffix == ".npz" else _read_lines(file)
@@ -152,7 +153,7 @@ def split_edges(
     able = (np.diff(train.indptr) >= min_history) & (np.diff(test.indptr) > 0) & (np.diff(fit.indptr) > 0)
     chosen = able.nonzero()[0]
     if not len(chosen):
-        raise ValueError(f"no user has {min_history} training edges and a test edge; lower data.min_history")
+        raise ValueError(f"no user has {min_history} training edges and a test edge; lower interactions.min_history")
     if max_users is not None and len(chosen) > max_users:
         chosen = np.sort(np.random.default_rng(seed + 1).permutation(chosen)[:max_users])
     return Split(fit, validation, train, test, chosen)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixture.models.knn_embed.losses import bpr_loss
+from hf_mixture.models.mm_recommender.propagation import normalised_adjacency, propagate
 
 
 class LightGcn(nn.Module):
@@ -30,15 +31,12 @@ class LightGcn(nn.Module):
         self.num_layers = num_layers
         self.penalty = penalty
         self.embeddings = nn.Parameter(torch.empty(sum(train.shape), embedding_size).normal_(std=0.1))
-        self._graph = normalised_graph(train)
+        users, items = (torch.from_numpy(ids.astype(np.int64)) for ids in train.tocoo().coords)
+        self._graph = normalised_adjacency(users, items, *train.shape)
 
     def propagated(self) -> tuple[Tensor, Tensor]:
         """Embeddings of users [U, d] and of items [I, d]."""
-        layer = total = self.embeddings
-        for _ in range(self.num_layers):
-            layer = _Propagate.apply(layer, self._graph)
-            total = total + layer
-        users, items = (total / (self.num_layers + 1)).split(list(self.shape))
+        users, items = propagate(self.embeddings, self._graph, self.num_layers).split(list(self.shape))
         return users, items
 
     def forward(self, user_ids: Tensor, item_ids: Tensor, negatives: Tensor) -> dict[str, Tensor]:
@@ -61,41 +59,3 @@ class LightGcn(nn.Module):
             for part in (first_users[user_ids], first_items[item_ids], first_items[negatives])
         ]
         return {"loss": loss + self.penalty * sum(lengths)}
-
-
-class _Propagate(torch.autograd.Function):
-    """The product with a symmetric sparse matrix, whose gradient is the product with the same matrix."""
-
-    @staticmethod
-    def forward(context: Any, vectors: Tensor, graph: Tensor) -> Tensor:
-        context.graph = graph
-        return graph @ vectors
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return context.graph @ gradient, None
-
-
-def normalised_graph(train: Any) -> Tensor:
-    """Make A, symmetric, of users and items together.
-
-    Args:
-        train: Training edges [U, I].
-
-    Returns:
-        A, a sparse tensor [U + I, U + I].
-    """
-    import warnings
-
-    from scipy import sparse
-
-    both = sparse.block_array([[None, train], [train.T, None]]).tocsr()
-    degrees = np.maximum(np.asarray(both.sum(axis=1)).ravel(), 1)
-    scale = sparse.diags_array(degrees**-0.5)
-    scaled = (scale @ both @ scale).tocsr()
-    indptr, columns = (torch.from_numpy(part.astype(np.int64)) for part in (scaled.indptr, scaled.indices))
-    values = torch.from_numpy(scaled.data.astype(np.float32))
-    with warnings.catch_warnings():
-        # torch says in each process that its compressed sparse rows are in beta.
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(indptr, columns, values, size=scaled.shape)

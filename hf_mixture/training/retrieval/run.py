@@ -221,14 +221,13 @@ def _measure(recipe: RetrievalRecipe, journal: Journal, split: Split, name: str,
     found: dict[str, Any] = {"cpu_seconds": took["cpu_seconds"]}
     for smoothing, fields in journal.finished[f"mixtures {name}"]["chosen"].items():
         model = bench.prepare(fields["num_clusters"], {k: v for k, v in fields.items() if k != "num_clusters"})
+        methods = {smoothing: "mixture"}
         if "one_vector" not in found:
-            found["one_vector"] = judge.all_of(*_swap(lists_of_cuts(model, judge.users, "one_vector"), clusters))
-        found[smoothing] = judge.all_of(*_swap(lists_of_cuts(model, judge.users, "mixture"), clusters))
+            methods["one_vector"] = "one_vector"
+        for row, method in methods.items():
+            lists, num_scored = lists_of_cuts(model, judge.users, method)
+            found[row] = judge.all_of(lists, clusters, num_scored)
     return found
-
-
-def _swap(measured: tuple[Any, float], clusters: Any) -> tuple[Any, Any, float]:
-    return measured[0], clusters, measured[1]
 
 
 def _study(recipe: RetrievalRecipe, journal: Journal, split: Split, name: str) -> dict[str, Any]:

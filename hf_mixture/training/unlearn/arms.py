@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,3 +75,21 @@ def arms_of(recipe: UnlearnRecipe, backbone: str, *, gold_steps: int, seed: int)
         looks = {"check_steps": grid.check_steps} if schedule == "two_phase" else {}
         found += [arm(schedule, weight, schedule=schedule, **looks) for weight in weights]
     return found
+
+
+def chosen_arm(recipe: UnlearnRecipe, finished: Mapping[str, Any], backbone: str, request: str, seed: int) -> Arm:
+    """The setting of our schedules that validation chose for a case.
+
+    Args:
+        recipe: The recipe.
+        finished: What the journal holds.
+        backbone: Name of the backbone.
+        request: Name of the request.
+        seed: Seed.
+
+    Returns:
+        The setting, with that seed.
+    """
+    steps = finished[f"{backbone}-{request}-{seed}-gold"]["num_steps"]
+    name = finished[f"{backbone}-{request}/choice"]["ours"]
+    return next(arm for arm in arms_of(recipe, backbone, gold_steps=steps, seed=seed) if arm.name == name)

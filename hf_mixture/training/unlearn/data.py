@@ -115,7 +115,10 @@ def load_npz(path: Path) -> Any:
     from hf_mixture.models.mm_recommender.synthetic import RecommendationData
 
     if not path.is_file():
-        raise ValueError(f"data.path={str(path)!r} is not a file; give the arrays of the data set with --data.path")
+        raise ValueError(
+            f"data.path={str(path)!r} is not a file; give the .npz file of interactions and modality vectors with "
+            "--data.path (docs/mmrecun.md says what it holds)"
+        )
     suffix = "_features"
     arrays = read_arrays(path)
     with reading(path, "correct it"):

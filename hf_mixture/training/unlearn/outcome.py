@@ -12,7 +12,7 @@ from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.training import report as common
 from hf_mixture.training.journal import Journal
 from hf_mixture.training.unlearn import plots, report
-from hf_mixture.training.unlearn.arms import arms_of
+from hf_mixture.training.unlearn.arms import arms_of, chosen_arm
 from hf_mixture.training.unlearn.data import draw_request
 from hf_mixture.training.unlearn.recipe import UnlearnRecipe
 from hf_mixture.training.unlearn.verdict import as_good_and_simpler, compare, reaches_target, verdict
@@ -197,11 +197,7 @@ def publish(recipe: UnlearnRecipe, journal: Journal, data: Any) -> Path:
     seed = recipe.seeds_of(request)[0]
     folder = journal.folder / "models" / "unlearned"
     spec = recipe.requests[request]
-    gold_steps = journal.finished[f"{backbone}-{request}-{seed}-gold"]["num_steps"]
-    ours = journal.finished[f"{backbone}-{request}/choice"]["ours"]
-    options = next(
-        arm.options for arm in arms_of(recipe, backbone, gold_steps=gold_steps, seed=seed) if arm.name == ours
-    )
+    options = chosen_arm(recipe, journal.finished, backbone, request, seed).options
     if not read_journal(folder):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(journal.folder / "models" / f"{backbone}-original-{seed}", folder)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.training.journal import Journal, begin
-from hf_mixture.training.unlearn.arms import Arm, arms_of
+from hf_mixture.training.unlearn.arms import Arm, arms_of, chosen_arm
 from hf_mixture.training.unlearn.data import draw_request, load_data
 from hf_mixture.training.unlearn.measure import Case, choose, measure, measure_model, reference_levels
 from hf_mixture.training.unlearn.outcome import conclude
@@ -47,6 +47,11 @@ def unlearn_recipe(
     if dry_run:
         return {}
     data = load_data(recipe)
+    if recipe.k >= data.train.num_items:
+        raise ValueError(
+            f"k={recipe.k} is not below the {data.train.num_items} items, so that every list would hold all of them; "
+            "lower it"
+        )
     run = Run(recipe, begin(recipe, resume=resume), data)
     # A run saves and loads many small models; its own lines show how far it is.
     logging.disable_progress_bar()
@@ -188,6 +193,7 @@ class Run:
     def sequence(self) -> None:
         """Ask the first backbone for the first request in parts, one after another, beside a retrained model each."""
         from hf_mixture.models.mm_recommender.options import UnlearningOptions
+        from hf_mixture.models.mm_recommender.requests import UnlearningRequest
         from hf_mixture.models.mm_recommender.training import unlearn
 
         (backbone, request), count = self.recipe.cases[0], self.recipe.num_sequential
@@ -199,34 +205,24 @@ class Run:
         if all(name in self.journal.finished for name in names):
             return
         model = self.model(f"{backbone}-original-{seed}", backbone, seed, self.data.train)
-        options = UnlearningOptions(**self.chosen_options(backbone, request, seed))
-        retained, so_far = self.data.train, None
+        options = UnlearningOptions(**chosen_arm(self.recipe, self.journal.finished, backbone, request, seed).options)
+        retained, so_far = self.data.train, UnlearningRequest()
         for number, (name, part) in enumerate(zip(names, parts, strict=True), start=1):
-            outcome = unlearn(model, retained, part, options, output_dir=self.journal.folder / "trainer", use_cpu=True)
-            retained, so_far = outcome.split.retain, part if so_far is None else so_far + part
+            outcome = unlearn(
+                model,
+                retained,
+                part,
+                options,
+                never=np.asarray(so_far.items, dtype=np.int64),
+                output_dir=self.journal.folder / "trainer",
+                use_cpu=True,
+            )
+            retained, so_far = outcome.split.retain, so_far + part
             case = self._case_of(so_far)
             gold = self.model(f"{backbone}-{request}-{seed}-gold_part_{number}", backbone, seed + 500, retained, case)
             measured = {"gold": measure_model(gold, case), "num_steps": outcome.num_steps}
             measured |= measure_model(model, case, gold=gold.tables())
             self.part(name, lambda measured=measured: measured)  # type: ignore[misc]
-
-    def chosen_options(self, backbone: str, request: str, seed: int) -> dict[str, Any]:
-        """Options of the setting that validation chose for a case.
-
-        Args:
-            backbone: Name of the backbone.
-            request: Name of the request.
-            seed: Seed.
-
-        Returns:
-            Fields of `UnlearningOptions`.
-        """
-        done = self.journal.finished
-        steps = done[f"{backbone}-{request}-{seed}-gold"]["num_steps"]
-        name = done[f"{backbone}-{request}/choice"]["ours"]
-        return next(
-            arm.options for arm in arms_of(self.recipe, backbone, gold_steps=steps, seed=seed) if arm.name == name
-        )
 
     def _case(self, request: str, seed: int) -> Case:
         spec = self.recipe.requests[request]

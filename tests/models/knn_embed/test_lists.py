@@ -234,5 +234,7 @@ def test_fits_that_cannot_be_made_are_refused() -> None:
         model.fit_mixture({"user_ids": [], "item_ids": []})
     with pytest.raises(ValueError, match="give equal sizes"):
         KnnEmbedModel.from_embeddings(np.zeros((2, 3)), np.zeros((2, 4)))
+    with pytest.raises(ValueError, match=r"users has the shape \(4,\); give one embedding in each row"):
+        KnnEmbedModel.from_embeddings(np.zeros(4), np.zeros((2, 4)))
     with pytest.raises(ValueError, match="not finite"):
         KnnEmbedModel.from_embeddings(np.full((2, 3), np.nan), np.zeros((2, 3)))

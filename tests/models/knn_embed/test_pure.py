@@ -186,6 +186,12 @@ def test_malformed_edges_are_refused(edges: object, said: str) -> None:
         make_history(edges, 3, 5)
 
 
+def test_what_holds_no_edges_is_refused() -> None:
+    for edges in (None, [(0, 1)]):
+        with pytest.raises(TypeError, match="give a Dataset or mapping"):
+            make_history(edges, 3, 5)
+
+
 def test_negatives_that_cannot_be_drawn_are_refused() -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         NegativeCollator(5, num_negatives=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import slow_recommender
@@ -86,6 +88,7 @@ def test_requests_are_identified_by_content_and_salt_only() -> None:
     ("request_", "message"),
     [
         (UnlearningRequest(), "the request is empty"),
+        (UnlearningRequest(modalities={1: []}), "the request is empty"),
         (UnlearningRequest(users=[60]), r"unknown ids \[60\]; they must be 0 to 59"),
         (UnlearningRequest(items=[-1]), "items of the request"),
         (UnlearningRequest(interactions=[(0, 40)]), "items of the request"),
@@ -106,6 +109,27 @@ def test_absent_interactions_are_refused_and_users_without_any_are_nothing_to_fo
     without = TRAIN.select(TRAIN.users != 9)
     with pytest.raises(ValueError, match="nothing to forget"):
         split_interactions(without, UnlearningRequest(users=[9]))
+    # The modality vectors of an item without interactions can go.
+    cold = TRAIN.select(TRAIN.items != 0)
+    split = split_interactions(cold, UnlearningRequest(items=[0], modalities={0: ["image"]}), modality_names=["image"])
+    assert (split.forgotten_items.tolist(), len(split.forget)) == ([0], 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        # As an integer this would be someone else.
+        ({"users": [1.5]}, "users of the request has the type float64; give integers"),
+        ({"items": ["7"]}, "items of the request has the type"),
+        ({"interactions": [(0, 1, 2)]}, "must be pairs"),
+        ({"interactions": [3, 5]}, "must be pairs"),
+        ({"modalities": {"1": ["image"]}}, "modalities of the request has the type"),
+        ({"modalities": {1: "image"}}, "modalities of item 1 are 'image'; give a list"),
+    ],
+)
+def test_requests_that_are_none_are_refused_when_they_are_made(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        UnlearningRequest(**fields)
 
 
 def test_interactions_are_sorted_once_each_and_checked() -> None:
@@ -118,6 +142,8 @@ def test_interactions_are_sorted_once_each_and_checked() -> None:
         Interactions.from_dataset({"user_id": [1]}, num_users=3, num_items=3)
     with pytest.raises(ValueError, match="unknown ids"):
         Interactions.of([3], [0], num_users=3, num_items=3)
+    with pytest.raises(ValueError, match="items has the type float64"):
+        Interactions.of([0], [0.5], num_users=3, num_items=3)
     with pytest.raises(ValueError, match="as many of both"):
         Interactions.of([0], [0, 1], num_users=3, num_items=3)
 
@@ -208,7 +234,10 @@ def test_lists_end_where_no_item_is_left() -> None:
     count = int((TRAIN.users == 0).sum())
     assert (lists[0, -count:] == -1).all()
     assert (lists[0, :-count] >= 0).all()
-    assert list_overlap(lists[:, :20], lists[:, :20]) == 1.0
+    assert list_overlap(lists, lists) == 1.0
+    # Empty places are no items that two lists share.
+    assert list_overlap(np.array([[3, 1, -1, -1]]), np.array([[1, 5, -1, -1]])) == pytest.approx(1 / 3)
+    assert list_overlap(np.array([[-1, -1]]), np.array([[-1, -1]])) == 1.0
 
 
 def test_area_under_the_curve_is_that_of_all_comparisons() -> None:

@@ -86,6 +86,7 @@ def test_k_above_the_catalogue_gives_all_of_it_and_excluded_items_come_last() ->
     model, _ = tiny()
     everything = model.recommend(torch.tensor([1]), k=50)
     assert sorted(everything[0].tolist()) == list(range(9))
+    assert torch.equal(model.recommend([1], k=50), everything)
     best = everything[0, 0]
     flags = torch.zeros(9, dtype=torch.bool)
     flags[best] = True

@@ -174,6 +174,17 @@ def test_requests_in_turn_leave_what_one_for_both_leaves(trained: tuple[Any, Any
     assert states_equal(model, once)
 
 
+def test_items_of_earlier_requests_are_no_negatives() -> None:
+    model, data = synthetic_recommender()
+    retained = unlearn(model, data.train, ITEMS, UnlearningOptions(num_steps=0)).split.retain
+    before = model.items.weight.detach().clone()
+    options = UnlearningOptions(num_steps=10, **SIZES)
+    for never, moved in ((np.array(ITEMS.items), False), (None, True)):
+        again = copy.deepcopy(model)
+        unlearn(again, retained, USERS, options, never=never, use_cpu=True)
+        assert bool((again.items.weight[list(ITEMS.items)] != before[list(ITEMS.items)]).any()) == moved
+
+
 def test_a_request_for_modalities_alone_has_nothing_to_reverse(trained: tuple[Any, Any]) -> None:
     request = UnlearningRequest(modalities={4: ["image"]})
     model, outcome = run(trained, request, schedule="sum", num_steps=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hf_mixture.training.retrieval.data import make_synthetic, split_edges
 from hf_mixture.training.retrieval.measure import Judge
 from hf_mixture.training.retrieval.mixtures import Workbench, choose_mixtures, settings_of
 from hf_mixture.training.retrieval.recipe import MixtureSpec, resolve_retrieval
+from hf_mixture.training.retrieval.run import retrieval_recipe
 from hf_mixture.training.retrieval.study import compare_groups, history_sizes, num_interests
 
 
@@ -88,6 +90,16 @@ def bench() -> Workbench:
     )
     rng = np.random.default_rng(0)
     return Workbench(rng.normal(size=(300, 6)), rng.normal(size=(240, 6)), Judge(split, "validation"), 0)
+
+
+def test_a_graph_that_is_not_here_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    recipe = resolve_retrieval(
+        find_recipe("knn_embed_citation"),
+        overrides=[("interactions.path", str(tmp_path / "none.npz")), ("output_dir", str(tmp_path / "run"))],
+    )
+    with pytest.raises(ValueError, match=r"interactions.path='.*none.npz' is not a file; .*SNAP"):
+        retrieval_recipe(recipe)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_best_setting_of_each_smoothing_is_chosen_by_what_was_measured() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,14 @@ from small_runs import results_of, write_recipe
 
 import hf_mixture  # noqa: F401 - registers the model type
 from hf_mixture.cli.main import main
+from hf_mixture.training.resolve import find_recipe
+from hf_mixture.training.retrieval.recipe import resolve_retrieval
+from hf_mixture.training.retrieval.run import retrieval_recipe
 
 
 pytestmark = pytest.mark.slow
 
+CITATIONS = Path(__file__).parents[4] / "shared" / "data" / "citation" / "hepth.npz"
 TINY = {
     "name": "tiny",
     "interactions": {"source": "synthetic", "max_users": 60},
@@ -98,3 +103,27 @@ def test_a_killed_run_goes_on_and_ends_the_same(place: str, home: Path, tmp_path
     assert main(["retrieve", path]) == 2
     assert main(["retrieve", path, "--resume"]) == 0
     assert results_of(tmp_path) == results_of(home)
+
+
+def test_mixtures_of_weak_embeddings_gain_on_citations(tmp_path: Path) -> None:
+    """3 seeds, steps and settings from validation: kNN > MLE > one vector, by 1.15 or more."""
+    if not CITATIONS.is_file():
+        pytest.skip("hepth.npz is not in ../shared")
+    text = find_recipe("knn_embed_citation")
+    twhin = resolve_retrieval(text).embeddings["twhin"]
+    recipe = resolve_retrieval(
+        text,
+        overrides=[
+            ("output_dir", str(tmp_path / "run")),
+            ("interactions.path", str(CITATIONS)),
+            ("embeddings", {"twhin": dataclasses.asdict(twhin)}),
+            ("mixtures", {"num_clusters": [500, 2000], "num_neighbours": [10]}),
+            ("user_cf", [10]),
+            ("study", []),
+        ],
+    )
+    rows = {row["method"]: row["seeds"] for row in retrieval_recipe(recipe)["rows"]}
+    assert len(rows["knn"]) == 3
+    for one, mle, knn in zip(rows["one_vector"], rows["none"], rows["knn"], strict=True):
+        assert knn["recall@10"] > mle["recall@10"] > one["recall@10"]
+        assert knn["recall@10"] >= 1.15 * one["recall@10"]

@@ -17,7 +17,7 @@ from hf_mixture.training.unlearn.arms import arms_of
 from hf_mixture.training.unlearn.data import draw_request, load_data, load_npz, split_by_user
 from hf_mixture.training.unlearn.measure import choose, distance_to_reference
 from hf_mixture.training.unlearn.recipe import resolve_unlearn
-from hf_mixture.training.unlearn.run import parts_of
+from hf_mixture.training.unlearn.run import parts_of, unlearn_recipe
 from hf_mixture.training.unlearn.verdict import as_good_and_simpler, compare, reaches_target, verdict
 
 
@@ -71,6 +71,23 @@ def test_recipes_that_cannot_work_are_refused(change: dict[str, Any], message: s
     resolve_unlearn(yaml.safe_dump(TINY))
     with pytest.raises(ValueError, match=message):
         resolve_unlearn(yaml.safe_dump(TINY | change))
+
+
+def test_lists_must_be_shorter_than_the_catalogue(tmp_path: Path) -> None:
+    recipe = resolve_unlearn(yaml.safe_dump(TINY | {"output_dir": str(tmp_path / "run"), "k": 80}))
+    with pytest.raises(ValueError, match="k=80 is not below the 80 items"):
+        unlearn_recipe(recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_are_not_here_are_named_before_anything_is_written(tmp_path: Path) -> None:
+    recipe = resolve_unlearn(
+        find_recipe("unlearn_tiktok"),
+        overrides=[("data.path", str(tmp_path / "none.npz")), ("output_dir", str(tmp_path / "run"))],
+    )
+    with pytest.raises(ValueError, match=r"data.path='.*none.npz' is not a file; .*docs/mmrecun.md"):
+        unlearn_recipe(recipe)
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_commands_name_this_one() -> None:
@@ -136,7 +153,7 @@ def test_arrays_are_read_and_what_is_missing_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "part.npz", **{name: array for name, array in arrays.items() if name != "valid_item"})
     with pytest.raises(ValueError, match=r"lacks the arrays \['valid_item'\]"):
         load_npz(tmp_path / "part.npz")
-    with pytest.raises(ValueError, match="is not a file"):
+    with pytest.raises(ValueError, match="is not a file; give the"):
         load_npz(tmp_path / "none.npz")
 
 

@@ -110,7 +110,7 @@ def test_what_is_promised_of_items_and_users_on_the_videos(tmp_path: Path) -> No
             ("backbones", {"vbpr": {"num_steps": 450, "model": {"backbone": "vbpr"}}}),
             ("requests", {kind: {"kind": kind, "share": 0.05} for kind in ("items", "users")}),
             ("grid.weights", {"sum": [0.5, 0.9], "reset": [0.99, 1], "refit": [1]}),
-            ("num_shards", [4]),
+            ("num_shards", []),
             ("num_sequential", 0),
         ],
     )
