@@ -47,6 +47,8 @@ def collate_scenes(rows: Sequence[Mapping[str, Any]], *, ignore_value: int = 255
                 f"row {number}: pixel_values has the shape {tuple(image.shape)}, and row 0 {tuple(images[0].shape)}; "
                 "bring all images of a batch to one size"
             )
+        if not image.isfinite().all():
+            raise ValueError(f"row {number}: pixel_values has values that are not finite; repair the image")
     batch: dict[str, Any] = {"pixel_values": torch.stack(images)}
     given = [row.get("labels") or {} for row in rows]
     tasks = [task for task in TASKS if any(labels.get(task) is not None for labels in given)]
@@ -70,11 +72,19 @@ def _stack(task: str, given: Sequence[Mapping[str, Any]], size: tuple[int, ...],
     maps = []
     for number, labels in enumerate(given):
         label = labels.get(task)
-        found = torch.full(wanted, ignore_value, dtype=dtype) if label is None else torch.as_tensor(label).to(dtype)
+        if label is None:
+            maps.append(torch.full(wanted, ignore_value, dtype=dtype))
+            continue
+        found = torch.as_tensor(label)
         if tuple(found.shape) != wanted:
             raise ValueError(
                 f"row {number}: labels[{task!r}] has the shape {tuple(found.shape)}; for images of {size} it must be "
                 f"{wanted}"
             )
-        maps.append(found)
+        if not found.isfinite().all():
+            raise ValueError(
+                f"row {number}: labels[{task!r}] has values that are not finite; give pixels without a label the "
+                f"value {ignore_value}"
+            )
+        maps.append(found.to(dtype))
     return torch.stack(maps)

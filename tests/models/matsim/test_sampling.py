@@ -73,8 +73,15 @@ def test_rows_that_cannot_be_collated_are_named() -> None:
         MatSimCollator()([rows[0], {"pixel_values": rows[1]["pixel_values"], "set_ids": 0}])
     broken = rows[1]["pixel_values"].clone()
     broken[0, 3, 3] = torch.inf
-    with pytest.raises(ValueError, match="row 1 of a batch has pixel_values that are not finite"):
-        MatSimCollator()([rows[0], {**rows[1], "pixel_values": broken}])
+    for pixels, said in (
+        (broken, "pixel_values that are not finite"),
+        (broken[:3], r"pixel_values of the shape \(3, \d+, \d+\)"),
+        (broken[:, 1:], r"pixel_values of the shape \(4, \d+, \d+\), and row 0"),
+        (rows[1]["pixel_values"] * torch.tensor([1, 1, 1, 0]).view(4, 1, 1), "an empty mask"),
+        (None, "no 'pixel_values'"),
+    ):
+        with pytest.raises(ValueError, match=f"row 1 of a batch has {said}"):
+            MatSimCollator()([rows[0], {**rows[1], "pixel_values": pixels}])
     with pytest.raises(ValueError, match="image_processor=None"):
         MatSimCollator()([{"image": None}])
 

@@ -152,3 +152,10 @@ def test_rows_that_do_not_fit_are_named() -> None:
     rows[1]["pixel_values"] = torch.zeros(3, 8, 8)
     with pytest.raises(ValueError, match=r"row 1: pixel_values has the shape \(3, 8, 8\)"):
         collate_scenes(rows)
+    rows = tiny.rows(3)
+    rows[1]["labels"]["normals"][0, 2, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"row 1: labels\['normals'\] has values that are not finite"):
+        collate_scenes(rows)
+    rows[2]["pixel_values"][0, 2, 2] = torch.inf
+    with pytest.raises(ValueError, match="row 2: pixel_values has values that are not finite"):
+        collate_scenes(rows)
