@@ -42,9 +42,9 @@ def load_images(recipe: SuperNetsRecipe) -> tuple[dict[str, PixelRows], list[str
     for name in SPLITS:
         try:
             found[name] = load_pixels(
-                data[name],
+                _in_mode(data[name], spec),
                 image_size=spec.image_size,
-                num_channels=recipe.network.get("num_channels", 3),
+                num_channels=recipe.num_channels,
                 num_labels=len(names),
                 image_column=spec.image_column,
                 label_column=spec.label_column,
@@ -72,6 +72,14 @@ def _load(spec: ImageSpec) -> Any:
     import datasets
 
     return datasets.load_dataset(spec.name, **spec.options)
+
+
+def _in_mode(split: Any, spec: ImageSpec) -> Any:
+    import datasets
+
+    if spec.mode is None or spec.image_column not in split.column_names:
+        return split
+    return split.cast_column(spec.image_column, datasets.Image(mode=spec.mode))
 
 
 def _splits(data: Any, spec: ImageSpec) -> dict[str, Any]:

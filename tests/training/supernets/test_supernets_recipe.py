@@ -61,6 +61,8 @@ def test_the_packaged_recipe_resolves_with_and_without_smoke() -> None:
         ({"search": {"learning_rate": 0.1}}, "search.max_steps is None"),
         ({"alone": {"max_step": 3}}, "did you mean 'max_steps'"),
         ({"images": {"name": "digits", "image_size": 2}}, "images.image_size is 2; it must be at least 4"),
+        ({"images": {"name": "digits", "image_size": 8, "mode": "LA"}}, "unknown key 'LA' in the modes"),
+        ({"images": {"name": "digits", "image_size": 8, "mode": "RGB"}}, "'RGB' has 3 channels and network.num_chan"),
         ({"seeds": []}, "each once"),
         ({"validation_batch_size": 0}, "validation_batch_size is 0"),
     ],
@@ -95,8 +97,10 @@ def test_splits_that_a_folder_lacks_are_cut_from_its_training_images(tmp_path: P
     assert names == ["left", "right"]
     assert {name: len(rows) for name, rows in found.items()} == {"train": 10, "validation": 4, "test": 6}
     assert found["test"][0]["pixel_values"].shape == (3, 8, 8)
-    with pytest.raises(ValueError, match="images, split train: row 0 has an image of the mode 'RGB'"):
+    with pytest.raises(ValueError, match=r"split train: row 0 has an image of the mode 'RGB', .* images\.mode"):
         load_images(tiny(images=images))
+    grey, _ = load_images(tiny(images=images | {"mode": "L"}))
+    assert grey["test"][0]["pixel_values"].shape == (1, 8, 8)
     with pytest.raises(ValueError, match=r"images\.num_test=20 leaves none of 20 images"):
         load_images(tiny(images=images | {"num_test": 20}))
     with pytest.raises(ValueError, match=r"images\.label_column='image'"):
