@@ -136,7 +136,14 @@ def _check_backbone(backbone: BackboneSpec) -> None:
             "from_wheel"
         )
     if backbone.from_config is not None:
+        from transformers import CONFIG_MAPPING
+
         check_model_config(backbone.from_config, "backbone.from_config", example="resnet")
+        kind = backbone.from_config["model_type"]
+        if "num_channels" not in {item.name for item in dataclasses.fields(CONFIG_MAPPING[kind])}:
+            raise ValueError(
+                f"backbone.from_config.model_type={kind!r} is no model of images; name one, such as convnext or dinov2"
+            )
     if backbone.from_wheel is not None:
         check_names([backbone.from_wheel], WHEELS, "the wheels (backbone.from_wheel)")
 

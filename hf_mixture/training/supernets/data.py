@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_mixture.data.images.partition import SPLITS
 from hf_mixture.data.images.pixels import PixelRows, load_pixels
 from hf_mixture.training.supernets.recipe import ImageSpec, SuperNetsRecipe
 
 
-SPLITS = ("train", "validation", "test")
 # What the images of each set without a download are, for the card.
 LICENCES = {
     "digits": "Handwritten digits of the UCI repository, as scikit-learn ships them.",

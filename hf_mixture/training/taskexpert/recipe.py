@@ -187,6 +187,8 @@ def resolve_taskexpert(
 
 
 def _check_models(recipe: TaskExpertRecipe) -> None:
+    from transformers import CONFIG_MAPPING, MODEL_FOR_BACKBONE_MAPPING
+
     from hf_mixture.models.taskexpert.configuration_taskexpert import TaskExpertConfig
 
     backbone = recipe.backbone
@@ -202,6 +204,11 @@ def _check_models(recipe: TaskExpertRecipe) -> None:
         # Configurations of backbones take their stages besides their fields.
         fields = {key: value for key, value in backbone.from_config.items() if key not in _STAGES}
         check_model_config(fields, "backbone.from_config", example="resnet")
+        if CONFIG_MAPPING[fields["model_type"]] not in MODEL_FOR_BACKBONE_MAPPING:
+            raise ValueError(
+                f"backbone.from_config.model_type={fields['model_type']!r} is no backbone of transformers; the model "
+                f"types are {', '.join(sorted(cls.model_type for cls in MODEL_FOR_BACKBONE_MAPPING))}"
+            )
         if backbone.out_indices is not None:
             raise ValueError("backbone.out_indices is for pretrained backbones; write it into backbone.from_config")
     known = {item.name for item in dataclasses.fields(TaskExpertConfig)} - set(_DECIDED)

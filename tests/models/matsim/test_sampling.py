@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny_matsim import material_rows, tiny_matsim, train_on_one_batch
 from transformers import TrainingArguments
 from two_processes import run_on_two
@@ -65,6 +66,17 @@ def test_a_batch_of_broken_groups_is_refused(tmp_path: Path) -> None:
     arguments = TrainingArguments(str(tmp_path), per_device_train_batch_size=8, report_to=[], use_cpu=True)
     with pytest.raises(ValueError, match="batch of 8 images does not consist of whole groups of images_per_set=5"):
         MatSimTrainer(tiny_matsim(), arguments, images_per_set=5, train_dataset=material_rows(2))
+
+
+def test_a_row_without_a_set_is_named(tmp_path: Path) -> None:
+    arguments = TrainingArguments(str(tmp_path), per_device_train_batch_size=10, report_to=[], use_cpu=True)
+    rows = material_rows(2)
+    del rows[3]["set_ids"]
+    with pytest.raises(ValueError, match="row 3 has no set_ids"):
+        MatSimTrainer(tiny_matsim(), arguments, images_per_set=5, train_dataset=rows).train()
+    columns = Dataset.from_dict({"image": [0] * 10})
+    with pytest.raises(ValueError, match="row 0 has no set_ids"):
+        MatSimTrainer(tiny_matsim(), arguments, images_per_set=5, train_dataset=columns).train()
 
 
 def test_rows_that_cannot_be_collated_are_named() -> None:

