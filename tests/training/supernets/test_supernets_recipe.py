@@ -107,6 +107,19 @@ def test_splits_that_a_folder_lacks_are_cut_from_its_training_images(tmp_path: P
         load_images(tiny(images=images | {"label_column": "image"}))
 
 
+def test_sets_that_cannot_be_loaded_are_named() -> None:
+    with pytest.raises(ValueError, match=r"images\.name='mnis' is none of digits, mnist, texture_shape, and datasets"):
+        load_images(tiny(images={"name": "mnis", "image_size": 8}))
+    with pytest.raises(ValueError, match=r"'imagefolder' .* images\.options=\{'data_dir': 'nowhere'\}: .*nowhere"):
+        load_images(tiny(images={"name": "imagefolder", "image_size": 8, "options": {"data_dir": "nowhere"}}))
+
+
+def test_fewer_images_than_a_batch_has_are_refused() -> None:
+    search = {"max_steps": 8, "per_device_train_batch_size": 65, "dataloader_drop_last": True}
+    with pytest.raises(ValueError, match="search.per_device_train_batch_size=65 is more than the 64 images of train"):
+        load_images(tiny(search=search))
+
+
 def test_options_that_a_set_does_not_know_are_refused() -> None:
     with pytest.raises(ValueError, match=r"images.options: .*'size'"):
         load_images(tiny(images={"name": "digits", "image_size": 8, "options": {"size": 3}}))
