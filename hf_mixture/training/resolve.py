@@ -274,12 +274,13 @@ def check_folder_names(section: str, values: Mapping[str, Any]) -> None:
             )
 
 
-def check_model_config(values: Mapping[str, Any], where: str) -> None:
+def check_model_config(values: Mapping[str, Any], where: str, *, example: str = "llama") -> None:
     """Refuse the configuration of a new model whose type or fields transformers does not know.
 
     Args:
         values: `model_type` and fields of its configuration.
         where: Their place in the recipe, for messages.
+        example: A model type, for messages.
 
     Raises:
         ValueError: If the type is missing or unknown, a field is, or the size of the vocabulary is given.
@@ -287,7 +288,7 @@ def check_model_config(values: Mapping[str, Any], where: str) -> None:
     from transformers import CONFIG_MAPPING
 
     if "model_type" not in values:
-        raise ValueError(f"{where} has no 'model_type'; add it, for example model_type: llama")
+        raise ValueError(f"{where} has no 'model_type'; add it, for example model_type: {example}")
     if values["model_type"] not in CONFIG_MAPPING:
         check_names([values["model_type"]], list(CONFIG_MAPPING), "the model types of transformers")
     if "vocab_size" in values:

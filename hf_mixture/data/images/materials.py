@@ -17,6 +17,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_mixture.data.images.partition import split_generators
 from hf_mixture.data.images.rendering import Scene, draw_scene, render
 
 
@@ -118,7 +119,7 @@ class MaterialMixtures(datasets.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        return [datasets.SplitGenerator(name=name, gen_kwargs={"split": name}) for name in SPLITS]
+        return split_generators(SPLITS)
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.config
@@ -193,14 +194,14 @@ def load_materials(
     two splits.
 
     Args:
-        num_sets: Material sets in `train`.
-        num_test_sets: Material sets in `validation` and in `test`.
-        num_families: Families of materials in each of the two retrieval splits.
-        materials_per_family: Materials of each family there, at least 2.
-        scenes: Images of each mixture, and of each material for retrieval, at least 2.
-        ratios: Mixing ratios of a set, at least two, each once, from 0 to 1.
-        image_size: Height and width in pixels, at least 16.
-        seed: Seed of everything.
+        num_sets: Material sets in `train`. Default: 200.
+        num_test_sets: Material sets in `validation` and in `test`. Default: 40.
+        num_families: Families of materials in each of the two retrieval splits. Default: 10.
+        materials_per_family: Materials of each family there, at least 2. Default: 10.
+        scenes: Images of each mixture, and of each material for retrieval, at least 2. Default: 4.
+        ratios: Mixing ratios of a set, at least two, each once, from 0 to 1. Default: five, 0.25 apart.
+        image_size: Height and width in pixels, at least 16. Default: 64.
+        seed: Seed of everything. Default: 0.
         cache_dir: Where the data are kept. Default: the cache of `datasets`.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,13 +55,16 @@ class PartitionConfig(datasets.BuilderConfig):
         return order[bounds[place] : bounds[place + 1]]
 
 
-def split_generators() -> list[datasets.SplitGenerator]:
-    """Make the generators of the three splits, for a builder whose `_generate_examples` takes `split`.
+def split_generators(names: Sequence[str] = SPLITS) -> list[datasets.SplitGenerator]:
+    """Make the generators of splits, for a builder whose `_generate_examples` takes `split`.
+
+    Args:
+        names: Names of the splits. Default: `train`, `validation` and `test`.
 
     Returns:
         The generators.
     """
-    return [datasets.SplitGenerator(name=name, gen_kwargs={"split": name}) for name in SPLITS]
+    return [datasets.SplitGenerator(name=name, gen_kwargs={"split": name}) for name in names]
 
 
 def classified_images(num_labels: int, **others: Any) -> datasets.DatasetInfo:

@@ -5,7 +5,7 @@ Letters: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,7 @@ def load_pixels(
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     images, labels = [], []
-    for number, row in enumerate(dataset):
+    for number, row in enumerate(_decoded(dataset)):
         for column in (image_column, label_column):
             if column not in row:
                 raise ValueError(f"row {number} has {', '.join(row)} and no {column!r}; name the right column")
@@ -93,6 +93,20 @@ def load_pixels(
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     centre, scale = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
     return PixelRows((pixels - centre) / scale, torch.tensor(labels))
+
+
+def _decoded(dataset: Any) -> Iterator[Any]:
+    """The rows; `datasets` decodes an image when its row is read."""
+    rows, number = iter(dataset), 0
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except OSError as error:
+            raise ValueError(f"row {number} has an image that cannot be read, {error}; repair or remove it") from error
+        yield row
+        number += 1
 
 
 def _image(image: Any, number: int, size: tuple[int, int], num_channels: int) -> NDArray[np.float32]:
@@ -108,8 +122,9 @@ def _image(image: Any, number: int, size: tuple[int, int], num_channels: int) ->
     if given.ndim != 3 or given.shape[2] != num_channels:
         found = f"of the shape {given.shape}" if is_array else f"of the mode {image.mode!r}"
         raise ValueError(
-            f"row {number} has an image {found}, which has not {num_channels} channel{'s' * (num_channels > 1)}; cast "
-            "the column to datasets.Image(mode='L') for 1 or 'RGB' for 3, or set num_channels"
+            f"row {number} has an image {found}, which has not {num_channels} channel{'s' * (num_channels > 1)}; "
+            "cast the column to datasets.Image(mode='L') for 1 or 'RGB' for 3 (images.mode of a recipe), or set "
+            "num_channels"
         )
     if not is_array and given.dtype != np.uint8:
         raise ValueError(f"row {number} has an image of the mode {image.mode!r}; cast it to datasets.Image(mode='L')")

@@ -9,10 +9,8 @@ from typing import Any
 import datasets
 import numpy as np
 
+from hf_mixture.data.images.partition import SPLITS, split_generators
 from hf_mixture.data.images.scene_rendering import DOMAINS, render_scene
-
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass
@@ -83,7 +81,7 @@ class Scenes(datasets.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        return [datasets.SplitGenerator(name=name, gen_kwargs={"split": name}) for name in SPLITS]
+        return split_generators()
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for number in range(getattr(self.config, f"num_{split}")):
@@ -108,11 +106,11 @@ def load_scenes(
     light from the left, half striped, darker and noisy with light from the right.
 
     Args:
-        image_size: Height and width in pixels, at least 8.
-        num_train: Scenes in `train`.
-        num_validation: Scenes in `validation`.
-        num_test: Scenes in `test`.
-        seed: Seed of the scenes.
+        image_size: Height and width in pixels, at least 8. Default: 64.
+        num_train: Scenes in `train`, at least 1. Default: 1,024.
+        num_validation: Scenes in `validation`, at least 1. Default: 128.
+        num_test: Scenes in `test`, at least 1. Default: 256.
+        seed: Seed of the scenes. Default: 0.
         cache_dir: Where they are kept. Default: the cache of `datasets`.
 
     Returns:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from hf_mixture.models.matsim.configuration_matsim import NUM_CHANNELS
+
 
 @dataclass
 class MatSimCollator:
@@ -26,7 +28,7 @@ class MatSimCollator:
     Example:
         >>> import torch
         >>> from hf_mixture.models.matsim.data_collator import MatSimCollator
-        >>> rows = [{"pixel_values": torch.zeros(4, 8, 8), "set_ids": 3, "ratios": 0.25} for _ in range(2)]
+        >>> rows = [{"pixel_values": torch.ones(4, 8, 8), "set_ids": 3, "ratios": 0.25} for _ in range(2)]
         >>> {name: tuple(values.shape) for name, values in MatSimCollator()(rows).items()}
         {'pixel_values': (2, 4, 8, 8), 'set_ids': (2,), 'ratios': (2,)}
     """
@@ -53,18 +55,37 @@ class MatSimCollator:
         return batch
 
     def _pixels(self, rows: list[dict[str, Any]]) -> Tensor:
-        if "pixel_values" not in rows[0]:
-            if self.image_processor is None:
-                raise ValueError("rows have no 'pixel_values', and image_processor=None; give a MatSimImageProcessor")
+        kind = "pixel_values" if "pixel_values" in rows[0] else "image"
+        if kind == "image" and self.image_processor is None:
+            raise ValueError("rows have no 'pixel_values', and image_processor=None; give a MatSimImageProcessor")
+        for number, row in enumerate(rows):
+            if row.get(kind) is None:
+                raise ValueError(f"row {number} of a batch has no {kind!r}; add it, or remove the row")
+        if kind == "image":
             images, masks = [row["image"] for row in rows], [row.get("mask") for row in rows]
             return self.image_processor(images, masks, return_tensors="pt")["pixel_values"]
-        pixels = torch.stack([torch.as_tensor(row["pixel_values"]) for row in rows])
-        broken = ~pixels.flatten(1).isfinite().all(dim=1)
-        if broken.any():
-            raise ValueError(
-                f"row {int(broken.nonzero()[0])} of a batch has pixel_values that are not finite; replace them"
-            )
-        return pixels
+        given = [torch.as_tensor(row["pixel_values"]) for row in rows]
+        for number, pixels in enumerate(given):
+            _check_pixels(number, pixels, given[0])
+        return torch.stack(given)
+
+
+def _check_pixels(number: int, pixels: Tensor, first: Tensor) -> None:
+    shape = tuple(pixels.shape)
+    if len(shape) != 3 or shape[0] != NUM_CHANNELS:
+        raise ValueError(
+            f"row {number} of a batch has pixel_values of the shape {shape}; give [{NUM_CHANNELS}, height, width], "
+            "RGB and the mask, as MatSimImageProcessor makes it"
+        )
+    if pixels.shape != first.shape:
+        raise ValueError(
+            f"row {number} of a batch has pixel_values of the shape {shape}, and row 0 {tuple(first.shape)}; bring "
+            "all images to one size"
+        )
+    if not pixels.isfinite().all():
+        raise ValueError(f"row {number} of a batch has pixel_values that are not finite; replace them")
+    if not pixels[-1].any():
+        raise ValueError(f"row {number} of a batch has an empty mask; mark the material, or all of the image")
 
 
 def augment(pixels: Tensor) -> Tensor:

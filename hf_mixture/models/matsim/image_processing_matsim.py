@@ -63,6 +63,10 @@ class MatSimImageProcessor(PilBackend):
         Raises:
             ValueError: An image or mask cannot be used; the message names its row.
         """
+        if isinstance(images, list | tuple):
+            for row, image in enumerate(images):
+                if image is None:
+                    raise ValueError(f"images[{row}] is None; remove the row, or give its image")
         return super().preprocess(images, masks, **kwargs)
 
     def _preprocess_image_like_inputs(self, images: Any, masks: Any = None, **kwargs: Any) -> BatchFeature:

@@ -46,6 +46,8 @@ class MaterialSampler(Sampler[int]):
         self.epoch = 0
         self._rows: dict[int, list[int]] = {}
         for row, name in enumerate(set_ids):
+            if name is None:
+                raise ValueError(f"row {row} has no set_ids; add the material set of that image")
             self._rows.setdefault(int(name), []).append(row)
         for name, rows in self._rows.items():
             if len(rows) < images_per_set:

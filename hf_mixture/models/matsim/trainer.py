@@ -81,7 +81,10 @@ class MatSimTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         data = self.train_dataset if train_dataset is None else train_dataset
         # A list of rows has no columns.
-        set_ids = data["set_ids"] if hasattr(data, "column_names") else [row["set_ids"] for row in data]
+        if not hasattr(data, "column_names"):
+            set_ids = [row.get("set_ids") for row in data]
+        else:
+            set_ids = data["set_ids"] if "set_ids" in data.column_names else [None] * len(data)
         return MaterialSampler(
             set_ids,
             images_per_set=self.images_per_set,

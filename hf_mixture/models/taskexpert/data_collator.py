@@ -40,6 +40,9 @@ def collate_scenes(rows: Sequence[Mapping[str, Any]], *, ignore_value: int = 255
         >>> batch["task_masks"]["depth"], batch["labels"]["depth"][1].unique()
         (tensor([ True, False]), tensor([255.]))
     """
+    for number, row in enumerate(rows):
+        if row.get("pixel_values") is None:
+            raise ValueError(f"row {number}: there is no 'pixel_values'; add the image, or remove the row")
     images = [torch.as_tensor(row["pixel_values"]) for row in rows]
     for number, image in enumerate(images):
         if image.shape != images[0].shape:
@@ -47,6 +50,8 @@ def collate_scenes(rows: Sequence[Mapping[str, Any]], *, ignore_value: int = 255
                 f"row {number}: pixel_values has the shape {tuple(image.shape)}, and row 0 {tuple(images[0].shape)}; "
                 "bring all images of a batch to one size"
             )
+        if not image.isfinite().all():
+            raise ValueError(f"row {number}: pixel_values has values that are not finite; repair the image")
     batch: dict[str, Any] = {"pixel_values": torch.stack(images)}
     given = [row.get("labels") or {} for row in rows]
     tasks = [task for task in TASKS if any(labels.get(task) is not None for labels in given)]
@@ -70,11 +75,29 @@ def _stack(task: str, given: Sequence[Mapping[str, Any]], size: tuple[int, ...],
     maps = []
     for number, labels in enumerate(given):
         label = labels.get(task)
-        found = torch.full(wanted, ignore_value, dtype=dtype) if label is None else torch.as_tensor(label).to(dtype)
+        if label is None:
+            maps.append(torch.full(wanted, ignore_value, dtype=dtype))
+            continue
+        found = torch.as_tensor(label)
         if tuple(found.shape) != wanted:
             raise ValueError(
                 f"row {number}: labels[{task!r}] has the shape {tuple(found.shape)}; for images of {size} it must be "
                 f"{wanted}"
             )
-        maps.append(found)
+        _check_values(f"row {number}: labels[{task!r}]", task, found, ignore_value)
+        maps.append(found.to(dtype))
     return torch.stack(maps)
+
+
+def _check_values(where: str, task: str, label: Tensor, ignore_value: int) -> None:
+    if not label.isfinite().all():
+        raise ValueError(
+            f"{where} has values that are not finite; give pixels without a label the value {ignore_value}"
+        )
+    if TASKS[task].kind in ("class", "binary") and label.is_floating_point() and (label != label.round()).any():
+        raise ValueError(f"{where} has values that are no whole numbers; give the indices of the classes")
+    if task == "depth" and (label <= 0).any():
+        raise ValueError(
+            f"{where} has a depth of {float(label.min()):g}, and depths are above 0; give pixels without one the "
+            f"value {ignore_value}"
+        )

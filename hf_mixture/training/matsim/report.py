@@ -112,5 +112,6 @@ def write_card(folder: Path, recipe: MatSimRecipe, results: Mapping[str, Any]) -
         "",
         "Procedural materials and their mixtures by interpolation of parameters, drawn by "
         f"`hf_mixture.load_materials({', '.join(f'{k}={v!r}' for k, v in recipe.materials.items())})`.",
+        *(f"\nWeights of the backbone at the start: {asset}." for asset in results["assets"]),
     ]
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n").save(folder / "README.md")

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from hf_mixture.training.journal import Journal, begin
-from hf_mixture.training.matsim.backbones import build_model, load_wheel
+from hf_mixture.training.matsim.backbones import build_model
 from hf_mixture.training.matsim.data import (
     Split,
     colour_histograms,
@@ -23,6 +23,7 @@ from hf_mixture.training.matsim.data import (
 from hf_mixture.training.matsim.measure import cosines_by_difference, embed, score
 from hf_mixture.training.matsim.outcome import conclude
 from hf_mixture.training.matsim.recipe import MatSimRecipe
+from hf_mixture.training.mobilenet import MOBILENET
 
 
 def matsim_recipe(
@@ -48,7 +49,7 @@ def matsim_recipe(
         return {}
     if recipe.backbone.from_wheel is not None:
         # A missing wheel is found before anything is written.
-        load_wheel(recipe.backbone.from_wheel)
+        MOBILENET.find("backbone.from_wheel")
     journal = begin(recipe, resume=resume)
     data = Data(recipe)
     _colour_baselines(recipe, journal, data)

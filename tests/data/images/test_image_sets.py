@@ -48,9 +48,9 @@ def test_without_mnist_the_error_says_how_to_install_it(tmp_path: Path, monkeypa
         mnist._read(tmp_path / mnist.ARCHIVE)
 
 
-def test_textures_have_details_of_one_pixel_and_shapes_are_large() -> None:
+def test_lines_have_details_of_one_pixel_and_shapes_are_large() -> None:
     generator = np.random.default_rng(0)
-    for name in TEXTURES:
+    for name in TEXTURES["lines"]:
         pattern = draw_texture(name, 16, generator)
         assert set(np.unique(pattern)) == {-1.0, 1.0}
         across, down = pattern[:, 1:] * pattern[:, :-1], pattern[1:] * pattern[:-1]
@@ -68,13 +68,31 @@ def test_textures_have_details_of_one_pixel_and_shapes_are_large() -> None:
             assert min(np.ptp(rows), np.ptp(columns)) >= 6
 
 
+@pytest.mark.parametrize(
+    ("name", "step"), [("across", (0, 3)), ("down", (3, 0)), ("falling", (3, 3)), ("rising", (3, -3))]
+)
+def test_repeats_come_again_after_three_pixels_and_are_chance_within_them(name: str, step: tuple[int, int]) -> None:
+    """In a window of 3 x 3 no two signs say anything of each other, whatever the texture."""
+    generator = np.random.default_rng(0)
+    pattern = draw_texture(name, 20, generator)
+    assert set(np.unique(pattern)) == {-1.0, 1.0}
+    for other in ((0, 3), (3, 0), (3, 3), (3, -3)):
+        moved = np.roll(pattern, other, axis=(0, 1))[3:-3, 3:-3]
+        assert (moved == pattern[3:-3, 3:-3]).all() == (other == step)
+    windows = np.stack([draw_texture(name, 20, generator)[8:11, 8:11].ravel() for _ in range(4000)])
+    products = windows.T @ windows / len(windows)
+    # Four standard deviations of a mean of 4,000 signs.
+    assert abs(windows.mean(axis=0)).max() < 4 / np.sqrt(len(windows))
+    assert abs(products - np.eye(9)).max() < 4 / np.sqrt(len(windows))
+
+
 @pytest.mark.parametrize(("cue", "number"), [("texture", 4), ("shape", 4), ("both", 16)])
 def test_the_cue_is_the_label(cue: str, number: int, tmp_path: Path) -> None:
     data = load_texture_shape(cue, num_train=60, num_validation=10, num_test=10, cache_dir=str(tmp_path))
     feature = data["train"].features["label"]
     assert feature.num_classes == number
     for row in data["train"]:
-        parts = {"texture": TEXTURES[row["texture"]], "shape": SHAPES[row["shape"]]}
+        parts = {"texture": TEXTURES["repeats"][row["texture"]], "shape": SHAPES[row["shape"]]}
         assert feature.int2str(row["label"]) == parts.get(cue, f"{parts['texture']}_{parts['shape']}")
         assert row["image"].size == (16, 16)
     again = load_texture_shape(cue, num_train=60, num_validation=10, num_test=10, cache_dir=str(tmp_path / "again"))
@@ -85,6 +103,7 @@ def test_the_cue_is_the_label(cue: str, number: int, tmp_path: Path) -> None:
 def test_bad_options_are_refused(tmp_path: Path) -> None:
     for options, said in (
         ({"cue": "colour"}, "cue='colour' is no cue"),
+        ({"textures": "dots"}, "textures='dots' is no kind; the kinds are repeats, lines"),
         ({"image_size": 8}, "image_size=8 must be at least 12"),
         ({"noise": -1.0}, r"noise=-1.0 must be at least 0"),
         ({"num_test": 0}, "num_test=0"),

@@ -46,6 +46,11 @@ def test_a_folder_of_images_is_read(tmp_path: Path) -> None:
     assert sorted(rows.labels.tolist()) == [0, 1, 2, 3]
     grey = data.cast_column("image", datasets.Image(mode="L"))
     assert load_pixels(grey, image_size=8, num_channels=1, num_labels=4).pixel_values.shape == (4, 1, 8, 8)
+    whole = (tmp_path / "train" / "c" / "0.png").read_bytes()
+    for content in (whole[:60], b"no image"):
+        (tmp_path / "train" / "c" / "0.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"row 2 has an image that cannot be read, .*; repair or remove it"):
+            load_pixels(data, image_size=8, num_channels=3, num_labels=4)
 
 
 def test_bad_rows_are_named() -> None:

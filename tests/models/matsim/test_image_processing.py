@@ -105,6 +105,7 @@ def speck() -> np.ndarray:
         ([picture(), not_finite()], None, r"images\[1\] has values that are not finite"),
         ([picture(), picture() - np.float32(200)], None, r"images\[1\] has values from -200 to .*from 0 to 255"),
         ([picture(), picture() / np.float32(255)], None, r"images\[1\].*do_rescale=False for images from 0 to 1"),
+        ([picture(), None], None, r"images\[1\] is None"),
         ([picture()] * 2, [right_half()], "there are 1 masks and 2 images"),
         ([picture()] * 2, [None, np.zeros((40, 60))], r"masks\[1\] is empty; mark the material"),
         ([picture()] * 2, [None, speck()], r"masks\[1\] is empty at 20 x 30 pixels"),

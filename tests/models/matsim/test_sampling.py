@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny_matsim import material_rows, tiny_matsim, train_on_one_batch
 from transformers import TrainingArguments
 from two_processes import run_on_two
@@ -67,14 +68,32 @@ def test_a_batch_of_broken_groups_is_refused(tmp_path: Path) -> None:
         MatSimTrainer(tiny_matsim(), arguments, images_per_set=5, train_dataset=material_rows(2))
 
 
+def test_a_row_without_a_set_is_named(tmp_path: Path) -> None:
+    arguments = TrainingArguments(str(tmp_path), per_device_train_batch_size=10, report_to=[], use_cpu=True)
+    rows = material_rows(2)
+    del rows[3]["set_ids"]
+    with pytest.raises(ValueError, match="row 3 has no set_ids"):
+        MatSimTrainer(tiny_matsim(), arguments, images_per_set=5, train_dataset=rows).train()
+    columns = Dataset.from_dict({"image": [0] * 10})
+    with pytest.raises(ValueError, match="row 0 has no set_ids"):
+        MatSimTrainer(tiny_matsim(), arguments, images_per_set=5, train_dataset=columns).train()
+
+
 def test_rows_that_cannot_be_collated_are_named() -> None:
     rows = material_rows(1)[:2]
     with pytest.raises(ValueError, match="row 1 of a batch has no 'ratios'"):
         MatSimCollator()([rows[0], {"pixel_values": rows[1]["pixel_values"], "set_ids": 0}])
     broken = rows[1]["pixel_values"].clone()
     broken[0, 3, 3] = torch.inf
-    with pytest.raises(ValueError, match="row 1 of a batch has pixel_values that are not finite"):
-        MatSimCollator()([rows[0], {**rows[1], "pixel_values": broken}])
+    for pixels, said in (
+        (broken, "pixel_values that are not finite"),
+        (broken[:3], r"pixel_values of the shape \(3, \d+, \d+\)"),
+        (broken[:, 1:], r"pixel_values of the shape \(4, \d+, \d+\), and row 0"),
+        (rows[1]["pixel_values"] * torch.tensor([1, 1, 1, 0]).view(4, 1, 1), "an empty mask"),
+        (None, "no 'pixel_values'"),
+    ):
+        with pytest.raises(ValueError, match=f"row 1 of a batch has {said}"):
+            MatSimCollator()([rows[0], {**rows[1], "pixel_values": pixels}])
     with pytest.raises(ValueError, match="image_processor=None"):
         MatSimCollator()([{"image": None}])
 

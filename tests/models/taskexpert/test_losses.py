@@ -152,3 +152,20 @@ def test_rows_that_do_not_fit_are_named() -> None:
     rows[1]["pixel_values"] = torch.zeros(3, 8, 8)
     with pytest.raises(ValueError, match=r"row 1: pixel_values has the shape \(3, 8, 8\)"):
         collate_scenes(rows)
+    for task, value, said in (
+        ("normals", torch.nan, "has values that are not finite"),
+        ("semseg", 0.5, "has values that are no whole numbers"),
+        ("depth", -2.0, "has a depth of -2, and depths are above 0"),
+    ):
+        rows = tiny.rows(3)
+        label = rows[1]["labels"][task].float()
+        label[..., 2, 2] = value
+        rows[1]["labels"][task] = label
+        with pytest.raises(ValueError, match=rf"row 1: labels\['{task}'\] {said}"):
+            collate_scenes(rows)
+    rows[2]["pixel_values"][0, 2, 2] = torch.inf
+    with pytest.raises(ValueError, match="row 2: pixel_values has values that are not finite"):
+        collate_scenes(rows)
+    del rows[1]["pixel_values"]
+    with pytest.raises(ValueError, match="row 1: there is no 'pixel_values'"):
+        collate_scenes(rows)

