@@ -110,7 +110,7 @@ def main() -> int:
     if PICTURE.is_file() and PICTURE.read_text(encoding="utf-8") == draw():
         return 0
     if check:
-        print(f"{PICTURE} is not what benchmarks/results say; run make readme", file=sys.stderr)
+        print(f"{PICTURE} is not what benchmarks/results say; run make scoreboard", file=sys.stderr)
         return 1
     PICTURE.write_text(draw(), encoding="utf-8")
     return 0
