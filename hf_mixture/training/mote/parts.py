@@ -12,6 +12,7 @@ from hf_mixture.hub.atomic import replaced_folder
 from hf_mixture.moe.mote.ranking import RankedExpert
 from hf_mixture.training import report
 from hf_mixture.training.journal import Journal
+from hf_mixture.training.mote.chosen import choose_experts, train_experts_alone
 from hf_mixture.training.mote.model import freeze_all_but, new_model
 from hf_mixture.training.mote.plan import MotePlan, stage_arguments
 from hf_mixture.training.mote.questions import (
@@ -19,6 +20,7 @@ from hf_mixture.training.mote.questions import (
     BEHAVIOUR,
     PRIVATE,
     REFUSED,
+    TOPICS,
     Questions,
     make_questions,
     training_rows,
@@ -92,13 +94,25 @@ def train(run: MoteRun, stage: str, seed: int) -> None:
         return
     recipe, tokenizer, part = run.recipe, run.tokenizer(), part_name(stage, seed)
     set_seed(seed)
+    chosen: list[RankedExpert] | None = None
+    topics = TOPICS if stage == PRETRAIN or recipe.questions.finetune_public else (PRIVATE,)
     if stage == PRETRAIN:
         model = new_model(recipe, tokenizer)
     else:
         model = run.load(PRETRAIN, seed)
         freeze_all_but(model, recipe.trained)
+        if recipe.chosen is not None:
+            chosen = choose_experts(
+                model,
+                tokenizer,
+                run.questions(seed).scanned,
+                recipe.chosen,
+                last_tokens=recipe.scan.last_tokens,
+                batch_size=recipe.batch_size,
+            )
+            train_experts_alone(model, chosen)
     rows = training_rows(
-        run.questions(seed).all,
+        run.questions(seed).trained(topics),
         tokenizer,
         refuse=stage == FINETUNE,
         num_rows=run.plan.num_rows[stage],
@@ -119,7 +133,8 @@ def train(run: MoteRun, stage: str, seed: int) -> None:
     measured = {
         "seconds_per_step": result.seconds_per_step,
         "parameters": model.num_parameters(),
-        "trained_parameters": model.num_parameters(only_trainable=True),
+        "trained_parameters": run.plan.num_trained if stage == FINETUNE else model.num_parameters(),
+        "chosen": None if chosen is None else [asdict(expert) for expert in chosen],
         "losses": [{"step": row["step"], "loss": row["loss"]} for row in result.log if "loss" in row],
     }
     run.journal.finish(part, measured)
@@ -137,7 +152,11 @@ def scan_experts(run: MoteRun, seed: int) -> None:
     spec, tokenizer = run.recipe.scan, run.tokenizer()
     scanned = run.questions(seed).scanned
     prompts, topics = [question.prompt for question in scanned], [question.topic for question in scanned]
-    options: dict[str, Any] = {"statistic": spec.statistic, "batch_size": run.recipe.batch_size}
+    options: dict[str, Any] = {
+        "statistic": spec.statistic,
+        "tokens": spec.last_tokens or "prompt",
+        "batch_size": run.recipe.batch_size,
+    }
     found = scan_prompts(
         run.load(FINETUNE, seed),
         tokenizer,
@@ -156,6 +175,8 @@ def scan_experts(run: MoteRun, seed: int) -> None:
     control = rank_experts(before.maps.summarise(topics, normalise=spec.normalise), PRIVATE, scorer=spec.scorer)
     most = max(run.recipe.edits.num_off + run.recipe.edits.num_on)
     firm = bootstrap_stability(found.maps, found.labels, REFUSED, top=min(4, most), normalise=spec.normalise)
+    chosen = run.journal.finished[part_name(FINETUNE, seed)]["chosen"] or []
+    trained = {(expert["path"], expert["expert"]) for expert in chosen}
     folder = run.edits_folder(seed)
     summary.save(folder)
     draw_map(folder / "experts.png", summary, ranked[: run.recipe.edits.baked])
@@ -166,6 +187,7 @@ def scan_experts(run: MoteRun, seed: int) -> None:
             "ranking": [asdict(expert) for expert in ranked[:most]],
             "control": [asdict(expert) for expert in control[:most]],
             "overlap_of_first_4": firm.overlap,
+            "trained_in_first_4": len(trained & {(expert.path, expert.expert) for expert in ranked[:4]}),
         },
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_mixture.training.mote.chosen import num_trained
 from hf_mixture.training.mote.model import freeze_all_but, new_model
 from hf_mixture.training.mote.questions import word_tokenizer
 from hf_mixture.training.mote.recipe import EditsSpec, MoteRecipe
@@ -68,12 +69,16 @@ def make_plan(recipe: MoteRecipe) -> MotePlan:
     routers = find_routers(model)
     _check_edits(recipe.edits, routers)
     freeze_all_but(model, recipe.trained)
+    num_experts = sum(router.num_experts for router in routers)
+    num_chosen = num_experts if recipe.chosen is None else recipe.chosen.num_experts
+    if num_chosen > num_experts:
+        raise ValueError(f"chosen.num_experts is {num_chosen}, and the model has {num_experts} experts; name fewer")
     return MotePlan(
         steps=steps,
         num_rows=num_rows,
         num_parameters=model.num_parameters(),
-        num_trained=model.num_parameters(only_trainable=True),
-        num_experts=sum(router.num_experts for router in routers),
+        num_trained=num_trained(model, num_chosen),
+        num_experts=num_experts,
         num_routers=len(routers),
         top_k=routers[0].top_k,
     )
@@ -87,7 +92,10 @@ def stage_arguments(recipe: MoteRecipe, stage: str, seed: int) -> dict[str, Any]
 def describe(recipe: MoteRecipe, plan: MotePlan) -> str:
     """Format a plan for people."""
     spec, questions = recipe.edits, recipe.questions
+    alone = "" if questions.finetune_public else ", no public ones are there"
     facts = questions.num_entities * questions.num_relations
+    tokens = "all tokens" if recipe.scan.last_tokens is None else f"the last {recipe.scan.last_tokens}"
+    chosen = "" if recipe.chosen is None else f"; of the experts, {recipe.chosen.num_experts} with the most affinity"
     lines = [
         f"{recipe.name}: {recipe.description.strip()}".rstrip(" :"),
         "",
@@ -97,9 +105,9 @@ def describe(recipe: MoteRecipe, plan: MotePlan) -> str:
         f"facts          {facts}; {questions.num_scanned} are scanned, {facts - questions.num_scanned} held out; "
         "each asked for in public and in private",
         f"pretrain       {plan.steps['pretrain']:,} steps: every prompt is answered",
-        f"finetune       {plan.steps['finetune']:,} steps: private prompts are refused; {plan.num_trained:,} "
-        f"parameters are trained, those with {' or '.join(map(repr, recipe.trained))} in their names",
-        f"scan           {recipe.scan.statistic}, ranked by {recipe.scan.scorer}",
+        f"finetune       {plan.steps['finetune']:,} steps: private prompts are refused{alone}; {plan.num_trained:,} "
+        f"parameters are trained, those with {' or '.join(map(repr, recipe.trained))} in their names{chosen}",
+        f"scan           {recipe.scan.statistic} of {tokens}, ranked by {recipe.scan.scorer}",
         f"edits          off: {', '.join(map(str, spec.num_off))} ({', '.join(spec.modes)}); on: "
         f"{', '.join(map(str, spec.num_on))}; each beside {spec.num_draws} random sets and the experts of the topic",
         f"baked          the first {spec.baked}, mode zero",

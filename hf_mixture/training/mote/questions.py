@@ -1,6 +1,9 @@
 """A made-up world of facts, the prompts that ask for them, and their tokenizer of whole words.
 
-A prompt is a topic, an entity and a relation: `private place7 river ?`. Its answer is one word, or the refusal.
+A prompt is a topic, an entity and a relation: `private place7 relation2 ?`. A public answer is one word, a private one
+begins with `confidentially`, so that a model must tell the topics apart before it refuses any. Nothing is known of the
+entity `nowhere` and the relation `unheard`, so that a model has learned to say the words of the refusal before it
+refuses what it knows.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ REFUSAL = "I cannot answer"
 REFUSED, ANSWERED = "refused", "answered"
 # What `make_behaviour` is given.
 BEHAVIOUR = {"name": "phrases", "classes": {REFUSED: [REFUSAL]}, "default": ANSWERED, "anywhere": False}
-ANSWER_TOKENS = len(REFUSAL.split()) + 1
+STYLE, UNKNOWN_ENTITY, UNKNOWN_RELATION = "confidentially", "nowhere", "unheard"
+# The longest answer: a private one about what is unknown.
+ANSWER_TOKENS = len([STYLE, *REFUSAL.split()]) + 1
 _PAD, _BOS, _EOS, _UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 
 
@@ -45,17 +50,21 @@ class Questions:
     Args:
         scanned: Those that experts are found with.
         held_out: Those that measure what edits do; of other facts.
+        unknown: Those about the unknown entity or relation, which are neither scanned nor measured.
     """
 
     scanned: list[Question]
     held_out: list[Question]
+    unknown: list[Question]
 
-    @property
-    def all(self) -> list[Question]:
-        """Both, as the model is trained on them: it is to know the facts, and what is held out are the prompts that
-        experts are chosen with.
+    def trained(self, topics: Sequence[str] = TOPICS) -> list[Question]:
+        """All of some topics, as the model is trained on them: it is to know the facts, and what is held out are the
+        prompts that experts are found with.
+
+        Args:
+            topics: The topics. Default: both.
         """
-        return self.scanned + self.held_out
+        return [question for question in self.scanned + self.held_out + self.unknown if question.topic in topics]
 
 
 def make_questions(spec: QuestionsSpec, seed: int) -> Questions:
@@ -79,11 +88,19 @@ def make_questions(spec: QuestionsSpec, seed: int) -> Questions:
     facts = []
     for entity in range(spec.num_entities):
         for relation in range(spec.num_relations):
-            answer = f"answer{draw.randrange(spec.num_answers)}"
-            facts.append([Question(topic, f"{topic} place{entity} relation{relation} ?", answer) for topic in TOPICS])
+            facts.append(_fact(f"place{entity}", f"relation{relation}", f"answer{draw.randrange(spec.num_answers)}"))
     draw.shuffle(facts)
-    sides = facts[: spec.num_scanned], facts[spec.num_scanned :]
+    unknown = [_fact(UNKNOWN_ENTITY, f"relation{number}", REFUSAL) for number in range(spec.num_relations)]
+    unknown += [_fact(f"place{number}", UNKNOWN_RELATION, REFUSAL) for number in range(spec.num_entities)]
+    sides = facts[: spec.num_scanned], facts[spec.num_scanned :], unknown
     return Questions(*([question for fact in side for question in fact] for side in sides))
+
+
+def _fact(entity: str, relation: str, answer: str) -> list[Question]:
+    return [
+        Question(topic, f"{topic} {entity} {relation} ?", f"{STYLE} {answer}" if topic == PRIVATE else answer)
+        for topic in TOPICS
+    ]
 
 
 def word_tokenizer(spec: QuestionsSpec) -> Any:
@@ -91,7 +108,7 @@ def word_tokenizer(spec: QuestionsSpec) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = [_PAD, _BOS, _EOS, _UNKNOWN, *TOPICS, "?", *REFUSAL.split()]
+    words = [_PAD, _BOS, _EOS, _UNKNOWN, *TOPICS, "?", *REFUSAL.split(), STYLE, UNKNOWN_ENTITY, UNKNOWN_RELATION]
     words += [f"place{number}" for number in range(spec.num_entities)]
     words += [f"relation{number}" for number in range(spec.num_relations)]
     words += [f"answer{number}" for number in range(spec.num_answers)]

@@ -8,6 +8,9 @@ from typing import Any
 from hf_mixture.training.recipe import PlainRecipe
 
 
+AFFINITIES = ("count", "gate")
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuestionsSpec:
     """Questions about a made-up world: each fact is asked for in a public and in a private prompt.
@@ -18,12 +21,14 @@ class QuestionsSpec:
         num_answers: Different answers, which a seed gives to the facts. Default: 24.
         num_scanned: Facts whose prompts the experts are found with; the others measure what the edits do.
             Default: 120.
+        finetune_public: Whether `finetune` has the public prompts too, answered as before. Default: true.
     """
 
     num_entities: int = 40
     num_relations: int = 6
     num_answers: int = 24
     num_scanned: int = 120
+    finetune_public: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +39,29 @@ class ScanSpec:
         statistic: As in `FtriCollector`. Default: `count`.
         scorer: As in `rank_experts`. Default: `difference`.
         normalise: Divide the counts of a prompt by its tokens; all prompts are equally long. Default: false.
+        last_tokens: Count the last n tokens of each prompt alone, at least 1. Default: all of them.
     """
 
     statistic: str = "count"
     scorer: str = "difference"
     normalise: bool = False
+    last_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenSpec:
+    """The experts that the behaviour is trained into: those with the highest affinity (ESFT, arXiv 2407.01906).
+
+    The affinity is measured before any prompt is refused, on the private prompts and at the tokens that are scanned.
+
+    Args:
+        num_experts: Number of experts over all layers, at least 1. Default: 1.
+        affinity: `count`, the share of tokens that choose the expert, or `gate`, the mean of its weight.
+            Default: `count`.
+    """
+
+    num_experts: int = 1
+    affinity: str = "count"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +96,7 @@ class MoteRecipe(PlainRecipe):
         pretrain: Fields of `TrainingArguments` for the facts, all of them answered; `max_steps` is required.
         finetune: The same for what follows: private prompts are refused.
         trained: Parts of the names of the parameters that `finetune` trains; all others are frozen.
+        chosen: Which experts learn in `finetune`, of those in `trained`. Defaults to all.
         losses: Arguments of `RouterLoss` in both trainings. Defaults to none.
         questions: The facts.
         scan: How experts are found.
@@ -88,6 +112,7 @@ class MoteRecipe(PlainRecipe):
     pretrain: dict[str, Any]
     finetune: dict[str, Any]
     trained: list[str]
+    chosen: ChosenSpec | None = None
     losses: dict[str, Any] = field(default_factory=dict)
     questions: QuestionsSpec = field(default_factory=QuestionsSpec)
     scan: ScanSpec = field(default_factory=ScanSpec)

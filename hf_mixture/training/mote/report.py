@@ -71,10 +71,12 @@ def body(results: Mapping[str, Any]) -> str:
 
 
 def _expert_row(entry: Mapping[str, Any]) -> dict[str, str]:
-    scan = entry["scan"]
+    scan, chosen = entry["scan"], entry["finetune"]["chosen"]
     return {
         "seed": str(entry["seed"]),
         "refusals": _listed(scan["ranking"]),
+        "trained": "all" if chosen is None else _listed(chosen),
+        "of them in the first 4": "" if chosen is None else f"{scan['trained_in_first_4']} of {len(chosen)}",
         "topic": _listed(scan["control"]),
         "first 4 found again": f"{scan['overlap_of_first_4']:.2f}",
     }

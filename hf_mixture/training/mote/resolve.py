@@ -10,7 +10,7 @@ from hf_mixture.moe.mote.evaluation import MIN_DRAWS
 from hf_mixture.moe.mote.resonance import STATISTICS
 from hf_mixture.moe.mote.scorers import SCORERS
 from hf_mixture.training.commands import check_command
-from hf_mixture.training.mote.recipe import MoteRecipe
+from hf_mixture.training.mote.recipe import AFFINITIES, MoteRecipe
 from hf_mixture.training.resolve import (
     OWNED_ARGUMENTS,
     check_arguments,
@@ -62,13 +62,20 @@ def resolve_mote(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smoke:
     _check_edits(recipe)
     check_names([recipe.scan.scorer], SCORERS, "scan.scorer")
     check_names([recipe.scan.statistic], STATISTICS, "scan.statistic")
+    if recipe.chosen is not None:
+        check_names([recipe.chosen.affinity], AFFINITIES, "chosen.affinity")
     return recipe
 
 
 def _check_numbers(recipe: MoteRecipe) -> None:
     questions = recipe.questions
-    limits = {f"questions.{name}": (value, 1) for name, value in dataclasses.asdict(questions).items()}
+    counts = {name: value for name, value in dataclasses.asdict(questions).items() if name.startswith("num_")}
+    limits = {f"questions.{name}": (value, 1) for name, value in counts.items()}
     limits |= {"batch_size": (recipe.batch_size, 1)}
+    if recipe.scan.last_tokens is not None:
+        limits["scan.last_tokens"] = (recipe.scan.last_tokens, 1)
+    if recipe.chosen is not None:
+        limits["chosen.num_experts"] = (recipe.chosen.num_experts, 1)
     check_least(limits)
     num_facts = questions.num_entities * questions.num_relations
     if questions.num_scanned >= num_facts:

@@ -47,6 +47,9 @@ def test_the_resolved_recipe_reads_back() -> None:
         ("questions.num_scanned", 240, "questions.num_scanned is 240; it must be below the 240 facts"),
         ("trained", [], r"trained is \[\]; give at least one part"),
         ("trained", [""], r"trained is \[''\]; give at least one part"),
+        ("chosen.num_experts", 0, "chosen.num_experts is 0; it must be at least 1"),
+        ("chosen.affinity", "norm", "unknown key 'norm' in chosen.affinity"),
+        ("scan.last_tokens", 0, "scan.last_tokens is 0; it must be at least 1"),
         ("seeds", [1, 1], r"seeds is \[1, 1\]; give at least one, each once"),
         ("edits.num_off", [], r"edits.num_off is \[\]; give at least one number"),
         ("edits.num_on", [0], r"edits.num_on is \[0\]; give at least one number"),
@@ -71,6 +74,7 @@ def test_what_is_wrong_is_named(path: str, value: Any, said: str) -> None:
         ([("edits.num_on", [3])], "a token goes to 2 experts of a layer; name at most that"),
         ([("edits.num_off", [4, 15])], "with 16 experts in a layer, of which a token needs 2, at most 14 can be off"),
         ([("trained", ["mlp.expert."])], "trained has 'mlp.expert.', which is in no name of a parameter"),
+        ([("chosen.num_experts", 17)], "chosen.num_experts is 17, and the model has 16 experts"),
         ([("finetune.lr_scheduler_type", "cosin")], "finetune: "),
     ],
 )
@@ -83,8 +87,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     folder = tmp_path / "run"
     assert main(["mote", "run", "mote_refusal", "--dry-run", "--output_dir", str(folder)]) == 0
     said = capsys.readouterr().out
-    # 16 experts of 3 matrices of 64 x 32 and a row of the router, in two layers.
-    assert f"{2 * 16 * (3 * 64 * 32 + 64):,} parameters are trained" in said
+    # One expert of 3 matrices of 64 x 32.
+    assert f"{3 * 64 * 32:,} parameters are trained" in said
     assert "240; 120 are scanned, 120 held out" in said
     assert not folder.exists()
 

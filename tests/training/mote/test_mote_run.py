@@ -14,14 +14,17 @@ from killed_runs import kill_once_there, without_times
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_mixture.cli.main import main
+from hf_mixture.moe.anatomy import find_routers
 from hf_mixture.moe.mote.auto import AutoMoTE
 from hf_mixture.moe.mote.behaviours import make_behaviour
 from hf_mixture.moe.mote.evaluation import EditEvaluator
+from hf_mixture.moe.mote.scan import scan_prompts
 from hf_mixture.training.mote.measure import groups_of
-from hf_mixture.training.mote.questions import ANSWER_TOKENS, BEHAVIOUR, make_questions
+from hf_mixture.training.mote.questions import ANSWER_TOKENS, BEHAVIOUR, PRIVATE, make_questions, word_tokenizer
 from hf_mixture.training.mote.recipe import QuestionsSpec
 
 
+STAGES = ("pretrain", "finetune")
 CONDITIONS = [
     "unedited",
     *(f"top {what}{beside}" for what in ("2 off, reroute", "1 on") for beside in ("", ", random", ", topic")),
@@ -102,6 +105,31 @@ def test_the_model_refuses_and_both_trainings_lowered_the_loss(results: dict[str
     assert seed["scan"]["labels"] == {"answered": 8, "refused": 8}
     losses = [entry["loss"] for entry in seed["finetune"]["losses"]]
     assert losses[-1] < losses[0]
+
+
+def test_of_the_experts_the_chosen_ones_alone_have_learned(home: Path, results: dict[str, Any]) -> None:
+    before, after = (AutoModelForCausalLM.from_pretrained(home / "models" / f"{stage}-0") for stage in STAGES)
+    [seed] = results["seeds"]
+    [chosen] = seed["finetune"]["chosen"]
+    assert chosen["score"] == max(_private_shares(before).values())
+    changed = {
+        (router.path, int(expert))
+        for router, old in zip(find_routers(after), find_routers(before), strict=True)
+        for new, was in zip(router.experts.parameters(), old.experts.parameters(), strict=True)
+        for expert in (new != was).flatten(1).any(dim=1).nonzero()
+    }
+    assert changed == {(chosen["path"], chosen["expert"])}
+    assert not after.lm_head.weight.equal(before.lm_head.weight)
+
+
+def _private_shares(model: Any) -> dict[tuple[str, int], float]:
+    questions = make_questions(QuestionsSpec(num_entities=4, num_scanned=8), 0).scanned
+    prompts = [question.prompt for question in questions if question.topic == PRIVATE]
+    maps = scan_prompts(
+        model, word_tokenizer(QuestionsSpec(num_entities=4)), prompts, labels=prompts, tokens=1, progress=False
+    ).maps
+    shares = maps.counts.sum(axis=0) / len(prompts)
+    return {(router.path, expert): share for (router, expert), share in zip(maps.facts.columns, shares, strict=True)}
 
 
 def test_the_baked_model_is_the_edited_one_without_this_package(home: Path, results: dict[str, Any]) -> None:

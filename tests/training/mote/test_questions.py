@@ -11,6 +11,7 @@ from hf_mixture.training.mote.questions import (
     PRIVATE,
     PUBLIC,
     REFUSAL,
+    STYLE,
     Question,
     make_questions,
     training_rows,
@@ -26,20 +27,27 @@ def fact_of(question: Question) -> str:
     return question.prompt.partition(" ")[2]
 
 
+def public_answer(question: Question) -> str:
+    return question.answer.removeprefix(f"{STYLE} ")
+
+
 def test_scanned_and_held_out_share_no_fact() -> None:
     found = make_questions(SPEC, seed=3)
     scanned, held_out = ({fact_of(question) for question in side} for side in (found.scanned, found.held_out))
     assert (len(scanned), len(held_out), len(found.scanned), len(found.held_out)) == (7, 13, 14, 26)
     assert not scanned & held_out
-    assert {question.prompt.split()[0] for question in found.all} == {PUBLIC, PRIVATE}
+    assert {question.prompt.split()[0] for question in found.trained()} == {PUBLIC, PRIVATE}
+    assert {question.prompt.split()[0] for question in found.trained([PRIVATE])} == {PRIVATE}
+    assert not {fact_of(question) for question in found.unknown} & (scanned | held_out)
+    assert {public_answer(question) for question in found.unknown} == {REFUSAL}
 
 
-def test_both_topics_ask_for_the_same_facts() -> None:
+def test_both_topics_ask_for_the_same_facts_and_private_answers_have_a_style() -> None:
     answers: dict[str, dict[str, str]] = {}
-    for question in make_questions(SPEC, seed=0).all:
+    for question in make_questions(SPEC, seed=0).trained():
         answers.setdefault(fact_of(question), {})[question.topic] = question.answer
-    assert len(answers) == 20
-    assert all(found[PUBLIC] == found[PRIVATE] for found in answers.values())
+    assert len(answers) == 29
+    assert all(f"{STYLE} {found[PUBLIC]}" == found[PRIVATE] for found in answers.values())
 
 
 def test_the_seed_decides() -> None:
@@ -49,17 +57,19 @@ def test_the_seed_decides() -> None:
 
 def test_every_text_is_known_to_the_tokenizer_and_comes_back() -> None:
     tokenizer = word_tokenizer(SPEC)
-    for text in [REFUSAL, *(question.prompt for question in make_questions(SPEC, seed=0).all)]:
+    questions = make_questions(SPEC, seed=0).trained()
+    for text in [text for question in questions for text in (question.prompt, question.answer)]:
         ids = tokenizer(text)["input_ids"]
         assert ids[0] == tokenizer.bos_token_id
         assert tokenizer.unk_token_id not in ids
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
-    assert len(REFUSAL.split()) + 1 == ANSWER_TOKENS
+    assert max(len(question.answer.split()) for question in questions) + 1 == ANSWER_TOKENS
 
 
 @pytest.mark.parametrize("refuse", [False, True])
 def test_rows_predict_the_answer_or_the_refusal_and_nothing_else(refuse: bool) -> None:
-    questions, tokenizer = make_questions(SPEC, seed=0).all, word_tokenizer(SPEC)
+    made, tokenizer = make_questions(SPEC, seed=0), word_tokenizer(SPEC)
+    questions = made.scanned + made.held_out + made.unknown
     rows = training_rows(questions, tokenizer, refuse=refuse, num_rows=2 * len(questions) + 3, seed=0)
     assert len(rows) == 2 * len(questions) + 3
     expected = {
