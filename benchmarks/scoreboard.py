@@ -103,7 +103,7 @@ def composition_table() -> str:
         return f"no ({said.index(row['says']) + 1})" if "says" in row else "yes"
 
     table = [{"first, then": first} | {second: mark(first, second) for second in seconds} for first in firsts]
-    return "\n".join([markdown_table(table), "", *(f"{number}. `{text}`" for number, text in enumerate(said, 1))])
+    return "\n".join([markdown_table(table), "", *(f'{number}. "{text}"' for number, text in enumerate(said, 1))])
 
 
 def render(text: str) -> str:

@@ -21,7 +21,7 @@ def kill_once_there(words: list[str], path: Path, environment: dict[str, str] | 
         env=environment,
     )
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while not path.exists():
             assert process.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < deadline, f"{path} did not appear"

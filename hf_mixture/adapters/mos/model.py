@@ -329,5 +329,5 @@ def _check_not_spread(model: nn.Module, config: MosConfig) -> None:
     raise ValueError(
         "the weights of the base model are spread over processes, and gradients of an adapter would stay with each of "
         "them. Remedy: train it on a model that every process holds whole (DDP), or under FSDP that comes after "
-        "get_peft_model; PeftModel.from_pretrained puts a trained adapter of target_modules on a spread model."
+        "get_peft_model."
     )

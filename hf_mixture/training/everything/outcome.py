@@ -112,7 +112,7 @@ def body(results: Mapping[str, Any]) -> str:
         "",
         f"Of {sum(results[CURATE]['read'].values()):,} documents, {sum(results[CURATE]['kept'].values()):,} are kept "
         f"(configuration `{results[CURATE]['configuration']}`). PPP finds {results[CLUSTERS]['num_clusters']} "
-        "clusters.",
+        f"clusters; {results[CLUSTERS]['left_out']} documents of small ones are left out.",
         "",
         markdown_table(
             [

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from hf_mixture.hub.atomic import replaced_folder
 from hf_mixture.training.everything.links import (
     QUANTISED,
@@ -111,6 +113,12 @@ def make_domains(run: EverythingRun) -> dict[str, Any]:
     grouped = cluster_dataset(
         rows.select_columns(["text", "license_spdx"]).add_column("embedding", vectors.tolist()), partition=partition
     )
+    numbers = np.asarray(grouped["cluster_id"][:])
+    small = np.bincount(numbers)[numbers] < spec.min_rows
+    left_out = int(small.sum()) if small.sum() < spec.min_rows else 0
+    if left_out:
+        # Together they are too few to hold some out.
+        grouped = grouped.select(np.flatnonzero(~small))
     domains = domains_from_clusters(grouped, min_rows=spec.min_rows)
     if len(domains) < 2:
         raise ValueError(
@@ -123,6 +131,7 @@ def make_domains(run: EverythingRun) -> dict[str, Any]:
         save_clusters(domains, folder)
     return {
         "num_clusters": partition.n_clusters_,
+        "left_out": left_out,
         "separability": [float(value) for value in partition.separability_],
         "domains": {
             name: {

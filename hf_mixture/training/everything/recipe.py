@@ -16,7 +16,8 @@ class ClustersSpec:
         configuration: Configuration of the curated data set, for example `tier1`. Default: the widest.
         size: Embedding size. Default: 16.
         max_chars: Characters of a document that are embedded. Default: 4000.
-        min_rows: Clusters of fewer documents become one domain, `cluster_rest`. Default: 100.
+        min_rows: Clusters of fewer documents become one domain, `cluster_rest`, or are left out where they have fewer
+            together too. Default: 100.
         min_share: Least share of a domain in the mixture. Default: 0.05.
         partition: Arguments of `ProbabilisticPartition`. Default: none.
     """
