@@ -62,6 +62,8 @@ INDIRECT = {
     "hf_mixture.data.mixture": "text that the same object holds",
     "hf_mixture.data.curation.pipeline": "arrays that the same run makes",
     "hf_mixture.hub.artefacts": "what `doctor` reads: every format, in test_doctor_of_damaged_files",
+    "hf_mixture.hub.documents": "what `doctor` reads: every format, in test_doctor_of_damaged_files",
+    "hf_mixture.cli.doctor": "what `doctor` reads: every format, in test_doctor_of_damaged_files",
     "hf_mixture.moe.parallel.sharded_checkpoint": "needs processes that share a model, in tests/moe/parallel",
     "hf_mixture.moe.routers.replace": "plain data that the same function has made",
     "hf_mixture.training.matsim.backbones": "weights whose checksum is known",
