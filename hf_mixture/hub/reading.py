@@ -51,15 +51,15 @@ def reading(path: str | os.PathLike[str], remedy: str = COPY_AGAIN) -> Iterator[
     except Exception as error:
         if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError) and where in str(error):
             raise
-        state = "incomplete" if isinstance(error, KeyError) else "truncated or damaged"
-        raise ValueError(f"{where} is {state} ({error_text(error, 300)}); {remedy}") from error
+        raise _damage(where, error, remedy) from error
 
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str], remedy: str = "correct it") -> Iterator[None]:
     """As `reading`, for a file that a person has written and rules of the package are checked on.
 
-    What the rules say stands after the name of the file; anything else is damage.
+    What the rules say stands after the name of the file; anything else is damage. An OSError, of a library that loads
+    what it names, passes.
 
     Args:
         path: The file, for the message.
@@ -76,13 +76,21 @@ def naming(path: str | os.PathLike[str], remedy: str = "correct it") -> Iterator
         ValueError: recipe.yaml: r=0 must be positive
     """
     where = os.fspath(path)
-    with reading(path, remedy):
-        try:
-            yield
-        except (ValueError, TypeError) as error:
-            if where in str(error):
-                raise
-            raise ValueError(f"{where}: {error_text(error)}") from error
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except (ValueError, TypeError) as error:
+        if isinstance(error, ValueError) and where in str(error):
+            raise
+        raise ValueError(f"{where}: {error_text(error)}") from error
+    except Exception as error:
+        raise _damage(where, error, remedy) from error
+
+
+def _damage(where: str, error: Exception, remedy: str) -> ValueError:
+    state = "incomplete" if isinstance(error, KeyError) else "truncated or damaged"
+    return ValueError(f"{where} is {state} ({error_text(error, 300)}); {remedy}")
 
 
 def error_text(error: Exception, length: int = 1000) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import json
 import shutil
 import tempfile
@@ -16,6 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from hf_mixture.hub.reading import naming
+from hf_mixture.training.commands import packaged_recipes
+from hf_mixture.training.resolve import find_recipe
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,9 @@ INDIRECT = {
     "hf_mixture.data.installed": "a table of the cache, written by `datasets`",
     "hf_mixture.data.domains": "data sets of users, read by `datasets`",
     "hf_mixture.data.mixture": "text that the same object holds",
-    "hf_mixture.data.curation.pipeline": "arrays that the same run makes",
     "hf_mixture.hub.artefacts": "what `doctor` reads: every format, in test_doctor_of_damaged_files",
+    "hf_mixture.hub.documents": "what `doctor` reads: every format, in test_doctor_of_damaged_files",
+    "hf_mixture.cli.doctor": "what `doctor` reads: every format, in test_doctor_of_damaged_files",
     "hf_mixture.moe.parallel.sharded_checkpoint": "needs processes that share a model, in tests/moe/parallel",
     "hf_mixture.moe.routers.replace": "plain data that the same function has made",
     "hf_mixture.training.matsim.backbones": "weights whose checksum is known",
@@ -69,7 +75,6 @@ INDIRECT = {
     "hf_mixture.training.report": "the configuration of an adapter of the same run",
     "hf_mixture.training.spread.outcome": "a log of the same run",
     "hf_mixture.training.spread.run": "measurements of a process of the same run",
-    "hf_mixture.training.spread.worker": "the recipe of the same run",
     "hf_mixture.training.taskexpert.mobilenet": "weights whose checksum is known",
     "hf_mixture.training.taskexpert.pictures": "a log of the same run",
     "hf_mixture.training.thoughts.parts": "documents and scores of the same run",
@@ -398,6 +403,95 @@ def _read_bootstrap(folder: Path) -> Any:
     from hf_mixture.models.trajectory_moe.bootstrap_test import _known_draws
 
     return _known_draws(folder / "bootstrap.json", _IDENTITY)
+
+
+def _fit_report(folder: Path) -> None:
+    from datasets import Dataset
+
+    from hf_mixture import TrajectoryMoEConfig, TrajectoryMoEModel
+
+    rng = np.random.default_rng(0)
+    times = [0.0, 1.0, 2.0]
+    values = rng.normal(size=(30, 1)) + rng.normal(1.0, 0.2, size=(30, 1)) * times + 0.1 * rng.normal(size=(30, 3))
+    people = Dataset.from_dict({"values": values.tolist(), "times": [times] * 30})
+    model = TrajectoryMoEModel(TrajectoryMoEConfig(num_classes=1, curve="linear"))
+    model.fit(people, n_starts=1)
+    model.save_pretrained(folder)
+
+
+def _read_fit_report(folder: Path) -> Any:
+    from hf_mixture.models.trajectory_moe.fit_report import read_fit_report
+
+    return read_fit_report(folder / "fit_report.json")
+
+
+def _thoughts(folder: Path) -> None:
+    from tiny_experts import tiny_expert
+
+    from hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts import MixtureOfThoughtsForCausalLM
+
+    with tempfile.TemporaryDirectory() as place:
+        experts = [Path(place, family) for family in ("gpt2", "llama")]
+        for expert in experts:
+            tiny_expert(expert.name).save_pretrained(expert)
+        model = MixtureOfThoughtsForCausalLM.from_experts(experts, num_levels=1, latent_size=8, num_heads=2)
+        model.save_pretrained(folder, save_experts=True)
+
+
+def _read_thoughts(folder: Path) -> Any:
+    from hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts import MixtureOfThoughtsForCausalLM
+
+    model = MixtureOfThoughtsForCausalLM.from_pretrained(folder)
+    return [float(value.double().sum()) for name, value in model.state_dict().items() if name.startswith("levels")]
+
+
+RESOLVERS = {
+    "train": ("resolve", "resolve_recipe"),
+    "curate": ("curation.recipe", "resolve_curate"),
+    "matsim": ("matsim.recipe", "resolve_matsim"),
+    "mix search": ("search.resolve", "resolve_search"),
+    "mixer": ("mixer.recipe", "resolve_mixer"),
+    "mote run": ("mote.resolve", "resolve_mote"),
+    "mwq run": ("mwq.resolve", "resolve_mwq"),
+    "plan --recipe": ("folding.recipe", "resolve_folding"),
+    "retrieve": ("retrieval.recipe", "resolve_retrieval"),
+    "spread run": ("spread.resolve", "resolve_spread"),
+    "supernets": ("supernets.recipe", "resolve_supernets"),
+    "taskexpert": ("taskexpert.recipe", "resolve_taskexpert"),
+    "thoughts": ("thoughts.resolve", "resolve_thoughts"),
+    "trajectories": ("trajectories.recipe", "resolve_trajectories"),
+    "unlearn": ("unlearn.recipe", "resolve_unlearn"),
+    "upcycle": ("upcycle.resolve", "resolve_upcycle"),
+}
+
+
+def _recipe(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "recipe.yaml").write_text(find_recipe(name), encoding="utf-8") and None
+
+
+def _read_recipe(command: str) -> Callable[[Path], Any]:
+    def read(folder: Path) -> Any:
+        module, function = RESOLVERS[command]
+        text = find_recipe(str(folder / "recipe.yaml"))
+        with naming(folder / "recipe.yaml"):
+            return getattr(importlib.import_module(f"hf_mixture.training.{module}"), function)(text).to_dict()
+
+    return read
+
+
+def recipes() -> tuple[FileFormat, ...]:
+    """One recipe of each command."""
+    of_command = {command: name for name, command in packaged_recipes().items()}
+    return tuple(
+        FileFormat(
+            f"recipe of {command}",
+            _recipe(name),
+            _read_recipe(command),
+            ("recipe.yaml",),
+            ("hf_mixture.training.resolve", "hf_mixture.training.commands"),
+        )
+        for command, name in sorted(of_command.items())
+    )
 
 
 def _curves(folder: Path) -> None:
@@ -1012,4 +1106,19 @@ FORMATS = (
         ("config.json",),
         ("hf_mixture.moe.routers.persist",),
     ),
+    FileFormat(
+        "report of a fit",
+        _fit_report,
+        _read_fit_report,
+        ("fit_report.json",),
+        ("hf_mixture.models.trajectory_moe.fit_report",),
+    ),
+    FileFormat(
+        "mixture of thoughts",
+        _thoughts,
+        _read_thoughts,
+        ("model.safetensors",),
+        ("hf_mixture.models.mixture_of_thoughts.saving",),
+    ),
+    *recipes(),
 )

@@ -256,6 +256,24 @@ def test_a_run_killed_anywhere_resumes_to_the_same_loss(tmp_path: Path, results:
     assert_same_outcome(resumed_results(tmp_path), results)
 
 
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_resumes_to_the_same_loss(tmp_path: Path, results: dict[str, Any]) -> None:
+    recipe = write_recipe(tmp_path, tiny_recipe(tmp_path, steps=STEPS))
+    for when in (
+        "prepared/tokenizer",
+        "checkpoints/base/checkpoint-2",
+        "base",
+        "candidates/mos/0",
+        f"checkpoints/{adapter_part('mos', 1)}/checkpoint-1",
+        f"checkpoints/{adapter_part('mos', 1)}/checkpoint-3/optimizer.pt",
+        "adapters/mos",
+        "candidates/lora.reference.safetensors",
+        "adapters/lora/results.json",
+    ):
+        kill_once_there(["train", str(recipe), "--resume"], tmp_path / "run" / when)
+    assert_same_outcome(resumed_results(tmp_path), results)
+
+
 def test_only_whole_checkpoints_are_kept(tmp_path: Path) -> None:
     whole = (
         "trainer_state.json",

@@ -46,8 +46,8 @@ def read_people(spec: PeopleSpec) -> Any:
         raise ValueError(f"people.file {spec.file!r} has no rows")
     missing = [name for name in (*spec.values, *spec.times) if name not in rows[0]]
     if missing:
-        listed = ", ".join(map(str, rows[0]))
-        raise ValueError(f"people.file {spec.file!r} has no column {missing[0]!r}; it has {shorten(listed, 300)}")
+        present = ", ".join(map(str, rows[0]))
+        raise ValueError(f"people.file {spec.file!r} has no column {missing[0]!r}; it has {shorten(present, 300)}")
     wide = {*spec.values, *spec.times}
     with reading(path, "give a CSV file of numbers"):
         columns = {
