@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 # Those whose results the README shows.
 RECIPES := curate_local mote_refusal d2moe moe_fssdp mot_domains matsim_materials \
 	mixer_odebench supernets_digits knn_embed_movielens unlearn_movielens taskexpert_scenes
-CODE := hf_mixture hf_mixture_cli.py setup.py recipes tests benchmarks docs/hooks model_cards
+CODE := hf_mixture hf_mixture_cli.py setup.py recipes tests benchmarks docs/hooks model_cards .ci/compat.py
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 \
 	TRANSFORMERS_VERBOSITY=error
 

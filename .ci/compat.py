@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("tested", "lowest", "newest")
 PYTHONS = ("python3.11", "python3.12", "python3.13")
 # What these tests need of the extra `test`.
-TOOLS = {"bitsandbytes", "hypothesis", "pytest", "scipy"}
+TOOLS = {"bitsandbytes", "hypothesis", "pytest", "scikit-learn", "scipy"}
 TESTS = ("tests/test_import.py", "tests/compat", "tests/adapters")
 INSTALLED = "tests/packaging/test_wheel.py::test_installed_package_works_without_the_checkout"
 ENVIRONMENT = {

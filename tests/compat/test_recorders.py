@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 from transformers import JetMoeConfig, JetMoeModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers.models.jetmoe.modeling_jetmoe import JetMoeAttention, JetMoeTopKGating
+from transformers.utils.output_capturing import OutputRecorder
 
 from hf_mixture._compat.recorders import recorded_classes
 
@@ -15,9 +17,17 @@ def test_the_router_class_of_a_model_is_declared():
     assert issubclass(router, nn.Module)
 
 
+class TwoRecorders(JetMoeModel):
+    """As JetMoe declares it in transformers 5.23, and no model does in 5.24."""
+
+    _can_record_outputs = {  # noqa: RUF012
+        "router_logits": [OutputRecorder(JetMoeAttention, index=2), OutputRecorder(JetMoeTopKGating, index=4)]
+    }
+
+
 def test_a_list_of_recorders_gives_all_classes():
     config = JetMoeConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, num_key_value_heads=1, kv_channels=4)
-    names = [router.__name__ for router in recorded_classes(JetMoeModel(config), "router_logits")]
+    names = [router.__name__ for router in recorded_classes(TwoRecorders(config), "router_logits")]
     assert names == ["JetMoeAttention", "JetMoeTopKGating"]
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from hf_mixture.moe.mote.ranking import RankedExpert
 from hf_mixture.training.mote.questions import PRIVATE, Question
 from hf_mixture.training.mote.recipe import ChosenSpec
@@ -22,15 +24,17 @@ def choose_experts(
     last_tokens: int | None,
     batch_size: int,
 ) -> list[RankedExpert]:
-    """Choose the experts with the highest affinity to private prompts, over all layers.
+    """Choose the experts with the highest affinity to private prompts, over all layers, until most prompts have one.
 
-    The affinity is that of ESFT: the share of tokens that choose the expert, or the mean of its gate.
+    The affinity is that of ESFT: the share of tokens that choose the expert, or the mean of its gate. ESFT sums it until
+    a threshold is reached; here each further expert is the one with the highest affinity to the prompts that have none
+    yet, so that few are enough.
 
     Args:
         model: The model before it refuses anything.
         tokenizer: Its tokenizer.
         questions: Questions of the training; the public ones are left out.
-        spec: How many experts, and by which affinity.
+        spec: How many experts at most, for how many of the prompts, and by which affinity.
         last_tokens: Number of tokens at the end of a prompt at which it is measured; None for all.
         batch_size: Prompts at once.
 
@@ -50,13 +54,18 @@ def choose_experts(
         batch_size=batch_size,
         progress=False,
     ).maps
-    affinity = maps.rows(normalise=True).mean(axis=0)
-    experts = [
-        RankedExpert(router.path, router.layer, router.ordinal, expert, float(value))
-        for (router, expert), value in zip(maps.facts.columns, affinity, strict=True)
-    ]
-    # Ties stay in the order of layer and expert.
-    return sorted(experts, key=lambda expert: -expert.score)[: spec.num_experts]
+    affinity = maps.rows(normalise=True)
+    places = list(maps.facts.columns)
+    chosen: list[RankedExpert] = []
+    without = np.ones(len(affinity), bool)
+    while len(chosen) < spec.num_experts and without.mean() > 1 - spec.coverage:
+        # The first of equal ones is that of the first layer.
+        best = int(affinity[without].sum(axis=0).argmax())
+        router, expert = places[best]
+        score = float(affinity[:, best].mean())
+        chosen.append(RankedExpert(router.path, router.layer, router.ordinal, expert, score))
+        without &= affinity[:, best] == 0
+    return chosen
 
 
 def train_experts_alone(model: Any, experts: Sequence[RankedExpert]) -> None:

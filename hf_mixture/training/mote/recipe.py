@@ -55,12 +55,15 @@ class ChosenSpec:
     The affinity is measured before any prompt is refused, on the private prompts and at the tokens that are scanned.
 
     Args:
-        num_experts: Number of experts over all layers, at least 1. Default: 1.
+        num_experts: Largest number of experts over all layers, at least 1. Default: 1.
+        coverage: Share of the private prompts that shall choose one of them, in (0, 1]; once it is reached no more
+            are taken. Default: 1.
         affinity: `count`, the share of tokens that choose the expert, or `gate`, the mean of its weight.
             Default: `count`.
     """
 
     num_experts: int = 1
+    coverage: float = 1.0
     affinity: str = "count"
 
 
