@@ -24,6 +24,9 @@ PAGES = {
     "CONTRIBUTING.md": "project/contributing.md",
     "model_cards/README.md": "project/model_cards.md",
 }
+CARDS = {
+    str(path.relative_to(ROOT)): f"project/cards/{path.parent.name}.md" for path in ROOT.glob("model_cards/*/README.md")
+}
 # Modules without public names at the top of the package, by room.
 MORE_MODULES = {"hub": ("hf_mixture.hub.cards",)}
 
@@ -120,7 +123,9 @@ def turned(markdown: str, source: str) -> str:
 
 def place_in_site(path: str) -> str:
     """Where a file of the repository is in the site."""
-    return PAGES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else f"files/{path}")
+    page = PAGES.get(path) or CARDS.get(path)
+    # mkdocs leaves out what begins with a dot.
+    return page or (path.removeprefix("docs/") if path.startswith("docs/") else f"files/{path.lstrip('.')}")
 
 
 def _cell(text: str) -> str:
@@ -136,10 +141,11 @@ def on_files(files: Any, config: Any) -> Any:
     sources = {
         f"docs/{page.src_uri}": page.content_string for page in files.documentation_pages() if page.abs_src_path
     }
-    sources |= {path: (ROOT / path).read_text(encoding="utf-8") for path in PAGES}
+    elsewhere = PAGES | CARDS
+    sources |= {path: (ROOT / path).read_text(encoding="utf-8") for path in elsewhere}
     for source, text in sources.items():
-        if source in PAGES:
-            files.append(File.generated(config, PAGES[source], content=text))
+        if source in elsewhere:
+            files.append(File.generated(config, elsewhere[source], content=text))
         for link in links(text):
             target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
             place = place_in_site(target)
@@ -153,5 +159,5 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     place = page.file.src_uri
     if place in made_pages():
         return markdown
-    sources = {site: path for path, site in PAGES.items()}
+    sources = {site: path for path, site in (PAGES | CARDS).items()}
     return turned(markdown, sources.get(place, f"docs/{place}"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from contextlib import chdir
 from pathlib import Path
 
 import yaml
-from documents import code_blocks
+from documents import code_blocks, run_line
 
 
 FINISHED = Path(__file__).parents[2] / "model_cards"
@@ -18,18 +19,25 @@ _OF_A_MACHINE = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|Users|work)/\S*")
 
 
 def run_card(folder: Path) -> str:
-    """Run the Python blocks of the card in a folder, in that folder.
+    """Run the Python blocks of the card in a folder, and its export, in that folder, which stays as it was.
 
     Returns:
-        The blocks, as one text.
+        The Python blocks, as one text.
     """
     card = (folder / "README.md").read_text(encoding="utf-8")
-    blocks = [block.code for block in code_blocks(card) if block.language == "python"]
-    assert blocks, f"the card in {folder} has no code to begin with"
+    blocks = code_blocks(card)
+    code = [block.code for block in blocks if block.language == "python"]
+    assert code, f"the card in {folder} has no code to begin with"
+    before = set(folder.iterdir())
     with chdir(folder):
-        for code in blocks:
-            exec(compile(code, str(folder / "README.md"), "exec"), {})  # noqa: S102 - what a reader of the card does
-    return "\n".join(blocks)
+        for block in blocks:
+            if block.language == "python":
+                exec(compile(block.code, str(folder / "README.md"), "exec"), {})  # noqa: S102 - as a reader does
+            elif block.language == "bash" and block.code.startswith("hf-mixture export-lora"):
+                run_line(block.code)
+    for made in set(folder.iterdir()) - before:
+        shutil.rmtree(made)
+    return "\n".join(code)
 
 
 def check_finished_card(folder: Path) -> None:
