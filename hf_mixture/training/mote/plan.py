@@ -95,7 +95,11 @@ def describe(recipe: MoteRecipe, plan: MotePlan) -> str:
     alone = "" if questions.finetune_public else ", no public ones are there"
     facts = questions.num_entities * questions.num_relations
     tokens = "all tokens" if recipe.scan.last_tokens is None else f"the last {recipe.scan.last_tokens}"
-    chosen = "" if recipe.chosen is None else f"; of the experts, {recipe.chosen.num_experts} with the most affinity"
+    chosen = (
+        ""
+        if recipe.chosen is None
+        else f"; of the experts, at most {recipe.chosen.num_experts} with the most affinity"
+    )
     lines = [
         f"{recipe.name}: {recipe.description.strip()}".rstrip(" :"),
         "",

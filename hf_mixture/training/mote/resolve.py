@@ -64,6 +64,8 @@ def resolve_mote(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smoke:
     check_names([recipe.scan.statistic], STATISTICS, "scan.statistic")
     if recipe.chosen is not None:
         check_names([recipe.chosen.affinity], AFFINITIES, "chosen.affinity")
+        if not 0 < recipe.chosen.coverage <= 1:
+            raise ValueError(f"chosen.coverage is {recipe.chosen.coverage}; it is a share, in (0, 1]")
     return recipe
 
 
