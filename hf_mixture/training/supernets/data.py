@@ -27,7 +27,8 @@ def load_images(recipe: SuperNetsRecipe) -> tuple[dict[str, PixelRows], list[str
         The splits `train`, `validation` and `test`, and the names of the classes.
 
     Raises:
-        ValueError: A column or split is missing, or an image or label cannot be used.
+        ValueError: The set cannot be loaded; a column or split is missing; an image or label cannot be used; or there
+            are fewer images than a batch has.
     """
     spec = recipe.images
     data = _splits(_load(spec), spec)
@@ -51,7 +52,18 @@ def load_images(recipe: SuperNetsRecipe) -> tuple[dict[str, PixelRows], list[str
             )
         except ValueError as error:
             raise ValueError(f"images, split {name}: {error}") from None
+    _check_batches(recipe, len(found["train"]))
     return found, list(names)
+
+
+def _check_batches(recipe: SuperNetsRecipe, num_images: int) -> None:
+    for where, given in (("search", recipe.search), ("alone", recipe.search | recipe.alone)):
+        batch = given.get("per_device_train_batch_size", 8)
+        if given.get("dataloader_drop_last") and num_images < batch:
+            raise ValueError(
+                f"{where}.per_device_train_batch_size={batch} is more than the {num_images} images of train, and "
+                "dataloader_drop_last leaves out what fills no batch; lower it, or give more images"
+            )
 
 
 def _load(spec: ImageSpec) -> Any:
@@ -71,7 +83,13 @@ def _load(spec: ImageSpec) -> Any:
             raise ValueError(f"images.options: {error}") from None
     import datasets
 
-    return datasets.load_dataset(spec.name, **spec.options)
+    try:
+        return datasets.load_dataset(spec.name, **spec.options)
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"images.name={spec.name!r} is none of {', '.join(loaders)}, and datasets cannot load it with "
+            f"images.options={spec.options}: {error}"
+        ) from error
 
 
 def _in_mode(split: Any, spec: ImageSpec) -> Any:

@@ -44,7 +44,7 @@ def body(results: Mapping[str, Any]) -> str:
         "",
         f"Correlations are those of a path's accuracy on {setting['validation']} validation images, in the model that "
         f"is best for it, with its accuracy on {setting['test']} test images when a network of that path is trained "
-        f"alone ({setting['steps alone']} steps, mean of {setting['seeds']} seeds). Even loads: the share of the "
+        f"alone ({setting['steps alone']} steps, {_seeds(setting['seeds'])}). Even loads: the share of the "
         "steps of every model is within three standard deviations of 1 / M.",
         "",
         f"Without a search: a random path reaches {100 * random['accuracy']:.2f} in the mean, and the worst "
@@ -70,6 +70,10 @@ def body(results: Mapping[str, Any]) -> str:
         *common.reproduce_lines(results),
     ]
     return "\n".join(lines)
+
+
+def _seeds(number: int) -> str:
+    return "one seed" if number == 1 else f"mean of {number} seeds"
 
 
 def _of_the_default(default: Mapping[str, Any] | None) -> str:

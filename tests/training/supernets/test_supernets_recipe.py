@@ -97,7 +97,7 @@ def test_splits_that_a_folder_lacks_are_cut_from_its_training_images(tmp_path: P
     assert names == ["left", "right"]
     assert {name: len(rows) for name, rows in found.items()} == {"train": 10, "validation": 4, "test": 6}
     assert found["test"][0]["pixel_values"].shape == (3, 8, 8)
-    with pytest.raises(ValueError, match=r"split train: row 0 has an image of the mode 'RGB', .* images\.mode"):
+    with pytest.raises(ValueError, match=r"split train: row 0 has an image of the mode 'RGB', .*images\.mode"):
         load_images(tiny(images=images))
     grey, _ = load_images(tiny(images=images | {"mode": "L"}))
     assert grey["test"][0]["pixel_values"].shape == (1, 8, 8)
@@ -105,6 +105,19 @@ def test_splits_that_a_folder_lacks_are_cut_from_its_training_images(tmp_path: P
         load_images(tiny(images=images | {"num_test": 20}))
     with pytest.raises(ValueError, match=r"images\.label_column='image'"):
         load_images(tiny(images=images | {"label_column": "image"}))
+
+
+def test_sets_that_cannot_be_loaded_are_named() -> None:
+    with pytest.raises(ValueError, match=r"images\.name='mnis' is none of digits, mnist, texture_shape, and datasets"):
+        load_images(tiny(images={"name": "mnis", "image_size": 8}))
+    with pytest.raises(ValueError, match=r"'imagefolder' .* images\.options=\{'data_dir': 'nowhere'\}: .*nowhere"):
+        load_images(tiny(images={"name": "imagefolder", "image_size": 8, "options": {"data_dir": "nowhere"}}))
+
+
+def test_fewer_images_than_a_batch_has_are_refused() -> None:
+    search = {"max_steps": 8, "per_device_train_batch_size": 65, "dataloader_drop_last": True}
+    with pytest.raises(ValueError, match=r"search\.per_device_train_batch_size=65 is more than the 64 images"):
+        load_images(tiny(search=search))
 
 
 def test_options_that_a_set_does_not_know_are_refused() -> None:

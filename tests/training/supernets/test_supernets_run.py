@@ -131,6 +131,7 @@ def test_other_images_are_an_override_of_the_packaged_recipe(images: str, tmp_pa
     channels = 1 if images == "mnist" else 3
     command = ["supernets", "supernets_digits", "--smoke", "--output_dir", str(tmp_path / "run")]
     command += ["--images", yaml.safe_dump(spec), "--network.num_channels", str(channels)]
+    command += ["--search.per_device_train_batch_size", "16"]
     assert main([*command, "--search.max_steps", "8", "--alone.max_steps", "2", "--search.disable_tqdm", "true"]) == 0
     results = results_of(tmp_path)
     assert results["setting"]["images"] == images
