@@ -103,6 +103,8 @@ def test_splits_that_a_folder_lacks_are_cut_from_its_training_images(tmp_path: P
     assert grey["test"][0]["pixel_values"].shape == (1, 8, 8)
     with pytest.raises(ValueError, match=r"images\.num_test=20 leaves none of 20 images"):
         load_images(tiny(images=images | {"num_test": 20}))
+    with pytest.raises(ValueError, match=r"images\.label_column='class' is no column; the columns are image, label"):
+        load_images(tiny(images=images | {"label_column": "class"}))
     with pytest.raises(ValueError, match=r"images\.label_column='image'"):
         load_images(tiny(images=images | {"label_column": "image"}))
 
