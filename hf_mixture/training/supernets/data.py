@@ -32,7 +32,13 @@ def load_images(recipe: SuperNetsRecipe) -> tuple[dict[str, PixelRows], list[str
     """
     spec = recipe.images
     data = _splits(_load(spec), spec)
-    feature = data["train"].features.get(spec.label_column)
+    features = data["train"].features
+    if spec.label_column not in features:
+        raise ValueError(
+            f"images.label_column={spec.label_column!r} is no column; the columns are {', '.join(features)}. A folder "
+            "of images has labels where each class has one folder, all at the same depth"
+        )
+    feature = features[spec.label_column]
     names = getattr(feature, "names", None)
     if names is None:
         raise ValueError(
