@@ -103,6 +103,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "import": ("Start of a process", import_rows),
     "knn_embed": ("kNN-Embed: lists for many users at once / in other ways", lists_rows),
     "knn_embed_citation": ("Citations held out, by lists of papers", retrieval_rows),
+    "knn_embed_cited": ("Citations held out, given a paper those that cite it", retrieval_rows),
     "knn_embed_movielens": ("Films held out, by lists for people", retrieval_rows),
     "matsim": ("MatSim: a loop over triplets / the ranking loss; retrieval of 10,000 images", material_loss_rows),
     "matsim_materials": (

@@ -166,7 +166,7 @@ _METHODS: tuple[MethodInfo, ...] = (
             "knn_embed_citation",
             "knn_embed_movielens",
         ),
-        evidence=("knn_embed_citation", "knn_embed_movielens", "knn_embed"),
+        evidence=("knn_embed_citation", "knn_embed_cited", "knn_embed_movielens", "knn_embed"),
     ),
     MethodInfo(
         name="MMRecUn",
