@@ -25,7 +25,8 @@ PAGES = {
     "model_cards/README.md": "project/model_cards.md",
 }
 CARDS = {
-    str(path.relative_to(ROOT)): f"project/cards/{path.parent.name}.md" for path in ROOT.glob("model_cards/*/README.md")
+    str(path.relative_to(ROOT)): f"project/cards/{path.parent.name}.md"
+    for path in ROOT.glob("model_cards/*/README.md")
 }
 # Modules without public names at the top of the package, by room.
 MORE_MODULES = {"hub": ("hf_mixture.hub.cards",)}

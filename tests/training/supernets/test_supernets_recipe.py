@@ -118,13 +118,7 @@ def test_sets_that_cannot_be_loaded_are_named() -> None:
 
 def test_fewer_images_than_a_batch_has_are_refused() -> None:
     search = {"max_steps": 8, "per_device_train_batch_size": 65, "dataloader_drop_last": True}
-<<<<<<< HEAD
-    with pytest.raises(
-        ValueError, match=r"search\.per_device_train_batch_size=65 is more than the 64 images of train"
-    ):
-=======
     with pytest.raises(ValueError, match=r"search\.per_device_train_batch_size=65 is more than the 64 images"):
->>>>>>> 7d5030773fe356f006b1bb70e40e459e09af507d
         load_images(tiny(search=search))
 
 
