@@ -26,9 +26,9 @@ def choose_experts(
 ) -> list[RankedExpert]:
     """Choose the experts with the highest affinity to private prompts, over all layers, until prompts have one.
 
-    The affinity is that of ESFT: the share of tokens that choose the expert, or the mean of its gate. ESFT sums it until
-    a threshold is reached; here each further expert is the one with the highest affinity to the prompts that have none
-    yet, so that few are enough.
+    The affinity is that of ESFT: the share of tokens that choose the expert, or the mean of its gate. ESFT sums it
+    until a threshold is reached; here each further expert is the one with the highest affinity to the prompts that
+    have none yet, so that few are enough.
 
     Args:
         model: The model before it refuses anything.
