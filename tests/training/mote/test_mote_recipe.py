@@ -48,6 +48,7 @@ def test_the_resolved_recipe_reads_back() -> None:
         ("trained", [], r"trained is \[\]; give at least one part"),
         ("trained", [""], r"trained is \[''\]; give at least one part"),
         ("chosen.num_experts", 0, "chosen.num_experts is 0; it must be at least 1"),
+        ("chosen.coverage", 1.5, r"chosen.coverage is 1.5; it is a share, in \(0, 1\]"),
         ("chosen.affinity", "norm", "unknown key 'norm' in chosen.affinity"),
         ("scan.last_tokens", 0, "scan.last_tokens is 0; it must be at least 1"),
         ("seeds", [1, 1], r"seeds is \[1, 1\]; give at least one, each once"),
@@ -87,8 +88,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     folder = tmp_path / "run"
     assert main(["mote", "run", "mote_refusal", "--dry-run", "--output_dir", str(folder)]) == 0
     said = capsys.readouterr().out
-    # One expert of 3 matrices of 64 x 32.
-    assert f"{3 * 64 * 32:,} parameters are trained" in said
+    # At most three experts of 3 matrices of 64 x 32.
+    assert f"{3 * 3 * 64 * 32:,} parameters are trained" in said
     assert "240; 120 are scanned, 120 held out" in said
     assert not folder.exists()
 
