@@ -181,6 +181,18 @@ def unlearning_claims() -> Iterator[Claim]:
 
 
 CLAIMS = (
+    Claim(
+        "docs/mote.md",
+        "mote_refusal",
+        "leave no refusal, where random experts leave {} to {}, and",
+        lambda result: rounded(
+            ".2f",
+            *(
+                result["conditions"][f"top {number} off, reroute, random"]["private"]["shares"]["refused"]
+                for number in (1, 4)
+            ),
+        ),
+    ),
     *retrieval_claims(),
     *unlearning_claims(),
     Claim(

@@ -80,7 +80,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "end_to_end_regmix": ("RegMix on real text: loss on a domain that no model is trained on", end_to_end_rows),
     "end_to_end_aioli": ("Aioli on real text: mean loss of seven domains", end_to_end_rows),
     "mote_patch": ("A model with experts switched off", patch_rows),
-    "mote_refusal": ("Experts of refusals switched off and on, in a tiny model", edits_rows),
+    "mote_refusal": (
+        "Experts of refusals switched off and on, in a tiny model that learned them in few experts",
+        edits_rows,
+    ),
     "d2moe": ("A small sparse model with its experts at every width, in memory and on disk", bits_rows),
     "mwq_experts": ("Experts computed from packed planes / in other ways", planes_rows),
     "mwq_offload": ("Experts on disk, page cache left out", offload_rows),
