@@ -43,6 +43,8 @@ _METHODS: tuple[MethodInfo, ...] = (
         recipes=(
             "quickstart",
             "smollm2_mos",
+            "my_text",
+            "everything",
         ),
         evidence=("mos_step", "mos_adapter_bytes", "mos_resident", "mos_gather"),
     ),
@@ -109,7 +111,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         paper="RegMix, arXiv 2407.01492",
         plug_point='search_mixture("regmix", domains, ...)',
         document="docs/regmix.md",
-        recipes=("regmix",),
+        recipes=("regmix", "my_domains"),
         evidence=("search_replay", "end_to_end_regmix", "swarm"),
     ),
     MethodInfo(
@@ -145,7 +147,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         paper="MixtureVitae, arXiv 2509.25531",
         plug_point="hf-mixture curate RECIPE.yaml",
         document="docs/curation.md",
-        recipes=("curate_local",),
+        recipes=("curate_local", "my_documents"),
         evidence=("licences", "curation", "curate_local"),
     ),
     MethodInfo(

@@ -49,7 +49,8 @@ def reading(path: str | os.PathLike[str], remedy: str = COPY_AGAIN) -> Iterator[
     except (FileNotFoundError, PermissionError, ImportError):
         raise
     except Exception as error:
-        if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError) and where in str(error):
+        # Those of libraries, such as pyarrow's, are subclasses, and name no remedy.
+        if type(error) is ValueError and where in str(error):
             raise
         raise _damage(where, error, remedy) from error
 

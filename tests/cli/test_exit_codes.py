@@ -30,6 +30,7 @@ WITHOUT_INPUT = {
     "mix validate": [MISSING],
     "mote apply": [MISSING, "--target", "yes", "--output", "{out}"],
     "mote bake": [MISSING, MISSING, "--output", "{out}"],
+    "mote edit": [MISSING, "--off", "0:0", "--output", "{out}"],
     "mote eval": [
         *(MISSING, MISSING, "--prompts", "none.jsonl", "--behaviour", "thinking", "--target", "yes"),
         *("--output", "{out}"),
@@ -53,6 +54,7 @@ DAMAGED = {
     "mote apply": ("{folder}", "--target", "yes", "--output", "{out}"),
     "mote rank": ("{folder}", "--target", "yes"),
     "mote bake": ("{folder}", "{folder}", "--output", "{out}"),
+    "mote edit": ("{folder}", "--off", "0:0", "--output", "{out}"),
     "mwq quantise": ("{folder}", "{out}"),
     "plan": ("--model", "{folder}", "--gpus", "8"),
     "simulate-ep": ("--ranks", "8", "--trace", "{folder}"),

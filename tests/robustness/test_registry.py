@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import pkgutil
 from pathlib import Path
@@ -46,6 +47,7 @@ WRITES_IN_A_FOLDER_OF_ITS_OWN = {
 }
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     names = {
         f"hf_mixture.{path.relative_to(ROOT).with_suffix('').as_posix().replace('/', '.')}": path
@@ -55,6 +57,7 @@ def modules() -> dict[str, ast.Module]:
     return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in names.items()}
 
 
+@functools.cache
 def calls(tree: ast.Module) -> set[str]:
     """What a module calls: `name`, or `module.name`."""
     found = set()

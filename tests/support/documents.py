@@ -16,6 +16,7 @@ from hf_mixture.cli.main import main
 # These are resolved and not run: the recipes have tests of their own.
 RECIPE_COMMANDS = (
     ["curate"],
+    ["everything"],
     ["mix", "search"],
     ["matsim"],
     ["mixer"],

@@ -46,6 +46,9 @@ class FileFormat:
 
 # Readers without a damaged artefact of their own in the tests of robustness, and why.
 INDIRECT = {
+    "hf_mixture.training.everything.links": "a copy of plain data of a recipe that has been read",
+    "hf_mixture.training.everything.publish": "the configuration of the adapter that the same run has saved",
+    "hf_mixture.training.mobilenet": "weights of an installed package, with weights_only",
     "hf_mixture.hub.reading": "the readers themselves",
     "hf_mixture._compat.checkpoints": "checkpoints of the Trainer of nested models, in tests/moe/mwq",
     "hf_mixture.data.curation.annotate": "rows that the same run has made",
@@ -65,7 +68,6 @@ INDIRECT = {
     "hf_mixture.cli.doctor": "what `doctor` reads: every format, in test_doctor_of_damaged_files",
     "hf_mixture.moe.parallel.sharded_checkpoint": "needs processes that share a model, in tests/moe/parallel",
     "hf_mixture.moe.routers.replace": "plain data that the same function has made",
-    "hf_mixture.training.matsim.backbones": "weights whose checksum is known",
     "hf_mixture.training.matsim.plots": "a log of the same run",
     "hf_mixture.training.mixer.report": "a log of the same run",
     "hf_mixture.training.mote.stock": "answers of a process that this one has started",
@@ -75,7 +77,6 @@ INDIRECT = {
     "hf_mixture.training.report": "the configuration of an adapter of the same run",
     "hf_mixture.training.spread.outcome": "a log of the same run",
     "hf_mixture.training.spread.run": "measurements of a process of the same run",
-    "hf_mixture.training.taskexpert.mobilenet": "weights whose checksum is known",
     "hf_mixture.training.taskexpert.pictures": "a log of the same run",
     "hf_mixture.training.thoughts.parts": "documents and scores of the same run",
     "hf_mixture.training.upcycle.outcome": "the configuration of a model of the same run",
@@ -448,6 +449,7 @@ def _read_thoughts(folder: Path) -> Any:
 RESOLVERS = {
     "train": ("resolve", "resolve_recipe"),
     "curate": ("curation.recipe", "resolve_curate"),
+    "everything": ("everything.resolve", "resolve_everything"),
     "matsim": ("matsim.recipe", "resolve_matsim"),
     "mix search": ("search.resolve", "resolve_search"),
     "mixer": ("mixer.recipe", "resolve_mixer"),
