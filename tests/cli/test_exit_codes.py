@@ -185,6 +185,7 @@ def test_json_of_a_dry_run(recipe: str, capsys: pytest.CaptureFixture[str]) -> N
     assert report["recipe"]["output_dir"]
 
 
+@pytest.mark.slow
 def test_what_processes_print_goes_to_stderr() -> None:
     code = (
         "import subprocess, sys\n"
