@@ -65,6 +65,7 @@ def test_a_folder(name: str, written: dict[str, Path]) -> None:
     assert artefact.facts
 
 
+@pytest.mark.slow
 def test_repositories(written: dict[str, Path], tmp_path: Path) -> None:
     pushed = {name: kind for name, (_, kind) in KINDS.items() if kind is not None}
     code = (

@@ -201,6 +201,7 @@ for name, options in (("tester/none", {}), ("tester/partition", {"revision": "no
 """
 
 
+@pytest.mark.slow
 def test_to_the_hub_and_back(partition: ProbabilisticPartition, tmp_path: Path) -> None:
     partition.save_pretrained(tmp_path / "partition")
     with running_hub() as hub:

@@ -14,6 +14,7 @@ from hf_mixture.data.proxy import ProxyRunner, ProxySwarm
 from hf_mixture.data.search import Run
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     worker = Path(__file__).parent / "proxies_on_two.py"
     said = run_on_two(worker, tmp_path)

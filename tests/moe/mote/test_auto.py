@@ -194,6 +194,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_from_the_hub(saved: Any, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

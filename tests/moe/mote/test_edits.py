@@ -193,6 +193,7 @@ for name, options in (("tester/none", {}), ("tester/edits", {"revision": "nowher
 """
 
 
+@pytest.mark.slow
 def test_to_the_hub_and_back(tmp_path: Path) -> None:
     folder = tmp_path / "edits"
     FULL.save_pretrained(folder)

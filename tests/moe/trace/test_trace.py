@@ -194,6 +194,7 @@ def test_damaged_traces(tmp_path: Path) -> None:
         load_trace(tmp_path / "trace")
 
 
+@pytest.mark.slow
 def test_push_and_load(tmp_path: Path) -> None:
     train(tmp_path, max_steps=3)
     code = f"""
