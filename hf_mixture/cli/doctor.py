@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import importlib.metadata
 import json
+import operator
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,48 +112,6 @@ def check_mos_adapter(folder: Path) -> None:
     check_folder(folder)
 
 
-def check_mixture(folder: Path) -> None:
-    """Check that the `mixture.json` of a folder is valid.
-
-    Args:
-        folder: The folder.
-
-    Raises:
-        ValueError: If the file breaks a rule of the format.
-    """
-    from hf_mixture.data.mixture import Mixture
-
-    Mixture.from_pretrained(folder)
-
-
-def check_expert_edits(folder: Path) -> None:
-    """Check that the `expert_edits.json` of a folder is valid.
-
-    Args:
-        folder: The folder.
-
-    Raises:
-        ValueError: If the file breaks a rule of the format.
-    """
-    from hf_mixture.moe.mote.edits import ExpertEdits
-
-    ExpertEdits.from_pretrained(folder)
-
-
-def check_partition(folder: Path) -> None:
-    """Check the partition of a folder, and that its two files belong together.
-
-    Args:
-        folder: The folder.
-
-    Raises:
-        ValueError: If a file is damaged.
-    """
-    from hf_mixture.data.clustering.ppp import ProbabilisticPartition
-
-    ProbabilisticPartition.from_pretrained(folder)
-
-
 def check_maps(folder: Path) -> None:
     """Check the maps of experts of a folder.
 
@@ -184,20 +145,6 @@ def check_pack(folder: Path) -> None:
         raise ValueError(f"the tokens or offsets of {folder} are not those that pack.json was written with")
 
 
-def check_trace(folder: Path) -> None:
-    """Check that a trace is whole.
-
-    Args:
-        folder: The folder.
-
-    Raises:
-        ValueError: If a part is damaged or missing.
-    """
-    from hf_mixture.moe.trace import load_trace
-
-    load_trace(folder)
-
-
 def check_planes(folder: Path) -> None:
     """Check the planes of a nested model against their checksums.
 
@@ -208,7 +155,8 @@ def check_planes(folder: Path) -> None:
         ValueError: If a file is damaged.
     """
     _register()
-    from hf_mixture.hub.reading import naming, read_object
+    from hf_mixture.hub.damage import naming
+    from hf_mixture.hub.reading import read_object
     from hf_mixture.moe.mwq.config import MwqConfig
     from hf_mixture.moe.mwq.files import check_checksums, is_plane_file
 
@@ -218,15 +166,24 @@ def check_planes(folder: Path) -> None:
     check_checksums([file for file in sorted(folder.glob("mwq-*.safetensors")) if is_plane_file(file)])
 
 
+def _loads(module: str, reader: str) -> Callable[[Path], None]:
+    """A check of the kinds that are sound if their reader takes them."""
+
+    def check(folder: Path) -> None:
+        operator.attrgetter(reader)(importlib.import_module(module))(folder)
+
+    return check
+
+
 CHECKS = {
     "MOS adapter": check_mos_adapter,
     "MWQ model": check_planes,
-    "expert edits (MoTE)": check_expert_edits,
+    "expert edits (MoTE)": _loads("hf_mixture.moe.mote.edits", "ExpertEdits.from_pretrained"),
     "maps of classes (MoTE)": check_maps,
     "maps of prompts (MoTE)": check_maps,
-    "mixture": check_mixture,
-    "partition (PPP)": check_partition,
-    "router trace": check_trace,
+    "mixture": _loads("hf_mixture.data.mixture", "Mixture.from_pretrained"),
+    "partition (PPP)": _loads("hf_mixture.data.clustering.ppp", "ProbabilisticPartition.from_pretrained"),
+    "router trace": _loads("hf_mixture.moe.trace", "load_trace"),
     "token pack": check_pack,
 }
 

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_recipe(args: argparse.Namespace) -> int:
     from hf_mixture.cli.main import only_json_on_stdout
-    from hf_mixture.hub.reading import naming
+    from hf_mixture.hub.damage import naming
     from hf_mixture.training.folding.recipe import resolve_folding
     from hf_mixture.training.folding.run import folding_recipe
     from hf_mixture.training.resolve import find_recipe

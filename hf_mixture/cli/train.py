@@ -64,7 +64,7 @@ def run_a_recipe(
         given: Options of the command that `resolve` takes, by their names; None is not given.
     """
     from hf_mixture.cli.main import only_json_on_stdout
-    from hf_mixture.hub.reading import naming
+    from hf_mixture.hub.damage import naming
     from hf_mixture.training.resolve import find_recipe
     from hf_mixture.training.strict import parse_overrides
 

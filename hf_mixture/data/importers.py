@@ -18,7 +18,8 @@ from hf_mixture.data.export.trl import EXTRA, FIELDS
 from hf_mixture.data.mixture import Mixture, Unit
 from hf_mixture.data.mixture_file import MAX_FILE_BYTES, load_json
 from hf_mixture.data.source import Source, shorten
-from hf_mixture.hub.reading import naming, parse_yaml
+from hf_mixture.hub.damage import naming
+from hf_mixture.hub.reading import parse_yaml
 
 
 FORMATS = ("trl", "csv", "json", "regmix", "olmix")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from hf_mixture.data.pack_files import DTYPES, OFFSETS, TOKENS
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import read_object, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import read_object
 
 
 PROGRESS = "progress.json"

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.cards import OWN_PEFT_TYPES
+from hf_mixture.hub.damage import error_text
 from hf_mixture.hub.documents import describe_facts, find_format
 from hf_mixture.hub.formats import MODEL_TYPES
 from hf_mixture.hub.place import Place, find_place
-from hf_mixture.hub.reading import error_text, read_object
+from hf_mixture.hub.reading import read_object
 
 
 Validator = Callable[[Path], None]

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_mixture.hub.damage import reading
 from hf_mixture.hub.formats import FORMATS, Format
-from hf_mixture.hub.reading import parse_json, read_json, reading
+from hf_mixture.hub.reading import parse_json, read_json
 
 
 # A file that is larger holds something else than facts.

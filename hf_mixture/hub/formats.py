@@ -40,7 +40,9 @@ FORMATS: dict[str, Format] = {
     ),
     "hf_mixture.token_pack": Format("token pack", "hf_mixture.TokenPack('FOLDER')", "pack.json"),
     "hf_mixture.router_trace": Format(
-        "router trace", "hf-mixture trace FOLDER, or hf_mixture.moe.trace.load_trace('FOLDER')", "part-*.parquet"
+        "router trace",
+        "hf-mixture trace report FOLDER, or hf_mixture.moe.trace.load_trace('FOLDER')",
+        "part-*.parquet",
     ),
     "hf_mixture_expert_residuals": Format(
         "residual experts", "hf_mixture.moe.routers.transforms.residual.load_residuals('FILE')", "*.safetensors"
@@ -81,7 +83,11 @@ FORMATS: dict[str, Format] = {
         "hf_mixture.MixtureOfThoughtsProcessor.from_pretrained('FOLDER')",
         "mixture_of_thoughts_processor.json",
     ),
-    "hf_mixture_folding": Format("layouts over GPUs (folding)", "a person; hf-mixture plan writes it", "*.json"),
+    "hf_mixture_folding": Format(
+        "layouts over GPUs (folding)",
+        "hf_mixture.FoldingPlan with the sizes of its `best`, see its README.md",
+        "plan.json",
+    ),
     "hf_mixture.ep_simulation": Format(
         "simulation of expert parallelism", "a person; hf-mixture simulate-ep writes it", "*.json", None
     ),

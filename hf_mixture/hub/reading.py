@@ -6,114 +6,18 @@ twice in one object, no NaN. Nothing here runs code.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from hf_mixture.hub.damage import COPY_AGAIN, error_text, reading, shorten
 
 
 MAX_BYTES = 256 * 2**20
 MAX_DEPTH = 64
 # An alias of YAML counts as what it stands for.
 MAX_NODES = 10**6
-COPY_AGAIN = "copy or download it again"
-
-
-@contextlib.contextmanager
-def reading(path: str | os.PathLike[str], remedy: str = COPY_AGAIN) -> Iterator[None]:
-    """Turn what damaged content raises into one ValueError of one line that names the file.
-
-    Inside the block a file is read and its content is taken apart. A mistake in the content may raise anything there:
-    a missing key, a text where a number should be, a header that is cut off. A ValueError that names the file already
-    passes, and so do missing files and files that may not be read.
-
-    Args:
-        path: The file, for the message.
-        remedy: What the user can do, for the message.
-
-    Raises:
-        ValueError: The content could not be read.
-
-    Example:
-        >>> from hf_mixture.hub.reading import reading
-        >>> with reading("state.json"):
-        ...     {}["step"]
-        Traceback (most recent call last):
-        ValueError: state.json is incomplete ('step' is missing); copy or download it again
-    """
-    where = os.fspath(path)
-    try:
-        yield
-    except (FileNotFoundError, PermissionError, ImportError):
-        raise
-    except Exception as error:
-        # Those of libraries, such as pyarrow's, are subclasses, and name no remedy.
-        if type(error) is ValueError and where in str(error):
-            raise
-        raise _damage(where, error, remedy) from error
-
-
-@contextlib.contextmanager
-def naming(path: str | os.PathLike[str], remedy: str = "correct it") -> Iterator[None]:
-    """As `reading`, for a file that a person has written and rules of the package are checked on.
-
-    What the rules say stands after the name of the file; anything else is damage. An OSError, of a library that loads
-    what it names, passes.
-
-    Args:
-        path: The file, for the message.
-        remedy: What the user can do about damage, for the message.
-
-    Raises:
-        ValueError: A rule is broken, or the content could not be read.
-
-    Example:
-        >>> from hf_mixture.hub.reading import naming
-        >>> with naming("recipe.yaml"):
-        ...     raise ValueError("r=0 must be positive")
-        Traceback (most recent call last):
-        ValueError: recipe.yaml: r=0 must be positive
-    """
-    where = os.fspath(path)
-    try:
-        yield
-    except (OSError, ImportError):
-        raise
-    except (ValueError, TypeError) as error:
-        if isinstance(error, ValueError) and where in str(error):
-            raise
-        raise ValueError(f"{where}: {error_text(error)}") from error
-    except Exception as error:
-        raise _damage(where, error, remedy) from error
-
-
-def _damage(where: str, error: Exception, remedy: str) -> ValueError:
-    state = "incomplete" if isinstance(error, KeyError) else "truncated or damaged"
-    return ValueError(f"{where} is {state} ({error_text(error, 300)}); {remedy}")
-
-
-def error_text(error: Exception, length: int = 1000) -> str:
-    """The message of an error on one line, cut to `length` characters.
-
-    Args:
-        error: The error.
-        length: Most characters.
-
-    Example:
-        >>> from hf_mixture.hub.reading import error_text
-        >>> error_text(KeyError("step")), error_text(ValueError("r=0\\nis wrong"))
-        ("'step' is missing", 'r=0 is wrong')
-    """
-    if isinstance(error, KeyError) and error.args:
-        return f"{error.args[0]!r} is missing"
-    return shorten(" ".join(str(error).split()), length) or type(error).__name__
-
-
-def shorten(text: str, length: int) -> str:
-    """Cut a text for a message."""
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def parse_json(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import is_partial_of, write_atomic
-from hf_mixture.hub.reading import read_document, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import read_document
 from hf_mixture.training.recipe import PlainRecipe
 from hf_mixture.training.strict import parse_yaml
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hf_mixture.hub.reading import reading
+from hf_mixture.hub.damage import reading
 from hf_mixture.training.commands import check_command
 from hf_mixture.training.recipe import Recipe, StageSpec, TokenizerSpec, source_of
 from hf_mixture.training.strict import apply_override, build, check_names, parse_yaml

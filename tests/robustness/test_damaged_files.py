@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from corruption import CANARY, damages, fixed_damages
-from file_formats import FORMATS, FileFormat
+from file_format import FileFormat
+from file_formats import FORMATS
 from hypothesis import HealthCheck, given, settings
 
 

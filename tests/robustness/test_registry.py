@@ -80,7 +80,7 @@ def test_every_reader_is_in_the_registry() -> None:
     known = {module for form in file_formats.FORMATS for module in form.modules} | set(file_formats.INDIRECT)
     readers = {name: reads(calls(tree)) for name, tree in modules().items()}
     missing = {name: sorted(found) for name, found in readers.items() if found and name not in known}
-    assert not missing, f"add to tests/support/file_formats.py: {missing}"
+    assert not missing, f"add to tests/support/formats_ROOM.py: {missing}"
     gone = sorted(name for name in file_formats.INDIRECT if not readers.get(name))
     assert not gone, f"they read nothing any more: {gone}"
 

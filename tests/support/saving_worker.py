@@ -148,7 +148,7 @@ def _read_folder(folder: Path) -> int:
 
 
 def _mos(folder: Path, turn: int) -> None:
-    from file_formats import mos_model
+    from formats_experts import mos_model
 
     model = mos_model()
     for name, parameter in model.named_parameters():

@@ -23,7 +23,8 @@ from hf_mixture.adapters.mos.layer import MosLayer
 from hf_mixture.adapters.mos.layout import Slot, plan_layout
 from hf_mixture.adapters.mos.shards import num_shards_in_pool
 from hf_mixture.adapters.mos.targets import find_targets
-from hf_mixture.hub.reading import naming, read_object, reading
+from hf_mixture.hub.damage import naming, reading
+from hf_mixture.hub.reading import read_object
 
 
 CONFIG_FILE = "adapter_config.json"

@@ -49,7 +49,7 @@ def load_model(args: argparse.Namespace) -> Any:
 
 @contextlib.contextmanager
 def _one_line(name: str) -> Iterator[None]:
-    from hf_mixture.hub.reading import naming
+    from hf_mixture.hub.damage import naming
 
     try:
         with naming(name):
@@ -60,7 +60,8 @@ def _one_line(name: str) -> Iterator[None]:
 
 def behaviour_of(text: str) -> Any:
     """Make the classifier of `--behaviour`: a name, a JSON object, or a file with one."""
-    from hf_mixture.hub.reading import naming, parse_json, read_object
+    from hf_mixture.hub.damage import naming
+    from hf_mixture.hub.reading import parse_json, read_object
     from hf_mixture.moe.mote.behaviours import make_behaviour
 
     if text.endswith(".json") and Path(text).is_file():

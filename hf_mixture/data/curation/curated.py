@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from hf_mixture.data.curation.assemble import tier_folder
 from hf_mixture.data.curation.record import COLUMNS
 from hf_mixture.data.curation.report import FORMAT, VERSION
-from hf_mixture.hub.reading import read_document, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import read_document
 
 
 if TYPE_CHECKING:

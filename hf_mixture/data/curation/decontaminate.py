@@ -23,7 +23,8 @@ from hf_mixture.data.curation.scaffolding import is_scaffolding
 from hf_mixture.data.curation.schema import Count, Share
 from hf_mixture.data.curation.stage import Outcome, Row
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import check_format, parse_json, read_tensors, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import check_format, parse_json, read_tensors
 
 
 FORMAT = "hf_mixture_decontamination_index"

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import is_partial_of
-from hf_mixture.hub.reading import check_format, parse_json, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import check_format, parse_json
 
 
 FORMAT = "hf_mixture_curation_journal"

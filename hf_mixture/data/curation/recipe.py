@@ -24,7 +24,8 @@ from hf_mixture.data.curation.record import FACTS, FLAGS, SIGNALS
 from hf_mixture.data.curation.safety import SafetyOptions
 from hf_mixture.data.curation.schema import Count, Name, Number, Positive, build, check, schema_of
 from hf_mixture.data.curation.tiering import TierOptions
-from hf_mixture.hub.reading import naming, parse_yaml
+from hf_mixture.hub.damage import naming
+from hf_mixture.hub.reading import parse_yaml
 
 
 FORMAT = "hf_mixture_curation"

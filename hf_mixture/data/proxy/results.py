@@ -14,7 +14,7 @@ import numpy as np
 from hf_mixture.data.search.protocol import Run, Trial
 from hf_mixture.data.search.table import RunTable, read_columns
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import reading, shorten
+from hf_mixture.hub.damage import reading, shorten
 
 
 FORMAT = "hf_mixture_run_table"

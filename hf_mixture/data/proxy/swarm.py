@@ -22,7 +22,8 @@ from hf_mixture.data.proxy.stacked import StackedCausalLM, check_stacking
 from hf_mixture.data.proxy.stacked_training import StackedTraining
 from hf_mixture.data.search.protocol import Trial
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import check_format, read_tensors, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import check_format, read_tensors
 
 
 Int64 = NDArray[np.int64]

@@ -11,7 +11,8 @@ from typing import Protocol, runtime_checkable
 from hf_mixture.data.search.protocol import Run, Trial
 from hf_mixture.data.search.session import FORMAT, VERSION, SearchSession
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import naming, read_document
+from hf_mixture.hub.damage import naming
+from hf_mixture.hub.reading import read_document
 
 
 STATE_FILE = "search.json"

@@ -267,7 +267,8 @@ class MixerTrainer(Trainer):
         write_atomic(path, save({**tensors, _LOSSES: self._losses, "gate_reports": reports}))
 
     def _load_state(self, path: Path) -> None:
-        from hf_mixture.hub.reading import read_tensors, reading
+        from hf_mixture.hub.damage import reading
+        from hf_mixture.hub.reading import read_tensors
 
         if not path.is_file():
             raise ValueError(

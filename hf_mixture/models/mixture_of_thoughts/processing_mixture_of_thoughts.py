@@ -15,7 +15,8 @@ from transformers import AutoTokenizer, BatchFeature
 from transformers.utils.hub import PushToHubMixin
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import naming, read_document, reading
+from hf_mixture.hub.damage import naming, reading
+from hf_mixture.hub.reading import read_document
 from hf_mixture.models.mixture_of_thoughts.encoding import Encoded, Rendered, encode
 from hf_mixture.models.mixture_of_thoughts.visibility import NEVER, committed_ends, known_ends
 

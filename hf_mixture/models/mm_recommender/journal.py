@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import replaced_folder, restore_folder, write_atomic
-from hf_mixture.hub.reading import read_document, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import read_document
 from hf_mixture.models.mm_recommender.audit import forget_recall, group_norms, membership_auc, utility
 from hf_mixture.models.mm_recommender.interactions import Interactions
 from hf_mixture.models.mm_recommender.modeling_mm_recommender import MultiModalRecommender

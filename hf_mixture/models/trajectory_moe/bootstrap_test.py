@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import read_document, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import read_document
 from hf_mixture.models.trajectory_moe.data import TrajectoryData
 from hf_mixture.models.trajectory_moe.fit import MixtureFit, fit_mixture
 from hf_mixture.models.trajectory_moe.simulate import simulate

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import read_document, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import read_document
 from hf_mixture.models.trajectory_moe.data import TrajectoryData
 from hf_mixture.models.trajectory_moe.layout import Layout
 from hf_mixture.models.trajectory_moe.polish import Optimum

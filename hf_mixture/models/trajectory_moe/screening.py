@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import read_document, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import read_document
 from hf_mixture.models.trajectory_moe.data import data_of_dataset
 from hf_mixture.models.trajectory_moe.degenerate import check_support
 from hf_mixture.models.trajectory_moe.fit import fit_one_class

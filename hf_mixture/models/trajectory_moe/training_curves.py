@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_mixture.hub.reading import naming, read_log, read_object, reading
+from hf_mixture.hub.damage import naming, reading
+from hf_mixture.hub.reading import read_log, read_object
 
 
 CONVERGING, PLATEAU, DIVERGING = "converging", "plateau", "diverging"

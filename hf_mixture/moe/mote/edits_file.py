@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.damage import naming
 from hf_mixture.hub.download import download
-from hf_mixture.hub.reading import naming, parse_json
+from hf_mixture.hub.reading import parse_json
 
 
 if TYPE_CHECKING:

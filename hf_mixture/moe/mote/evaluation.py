@@ -13,7 +13,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import read_object, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import read_object
 from hf_mixture.moe.anatomy import find_routers
 from hf_mixture.moe.mote.baselines import draw_random_edits
 from hf_mixture.moe.mote.behaviours import Behaviour

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import reading
+from hf_mixture.hub.damage import reading
 from hf_mixture.moe.mote.resonance_file import open_tensors
 from hf_mixture.moe.mote.resonance_maps import FtriMaps, facts_from
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import parse_json, read_tensors, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import parse_json, read_tensors
 from hf_mixture.moe.mote.resonance_maps import FtriSummary, facts_from
 
 

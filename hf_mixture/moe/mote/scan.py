@@ -17,7 +17,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import parse_json, read_tensors, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import parse_json, read_tensors
 from hf_mixture.moe.mote.behaviours import Behaviour
 from hf_mixture.moe.mote.resonance import FtriCollector, Statistic
 from hf_mixture.moe.mote.resonance_maps import FtriMaps, ModelFacts

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hf_mixture.hub.reading import naming
+from hf_mixture.hub.damage import naming
 from hf_mixture.moe.mwq.config import MwqConfig
 
 

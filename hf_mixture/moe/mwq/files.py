@@ -30,7 +30,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_mixture.hub.atomic import write_atomic, write_tensors
-from hf_mixture.hub.reading import parse_json, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import parse_json
 from hf_mixture.moe.mwq.targets import refuse_on_disk
 
 

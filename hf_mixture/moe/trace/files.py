@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import parse_json, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import parse_json
 
 
 FORMAT = "hf_mixture.router_trace"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import reading
+from hf_mixture.hub.damage import reading
 from hf_mixture.moe.trace.files import PATTERN, cut_after, parts_of, read_part, write_part
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -110,7 +111,7 @@ def _read(resolve: Callable[[str], Any]) -> Callable[[dict[str, Any]], Any]:
 
 def _made(section: str, values: Mapping[str, Any], given: Mapping[str, Any], build: Callable[[Any], Any]) -> Any:
     """Build the recipe of a section, with what the run decides."""
-    filled = yaml.safe_load(yaml.safe_dump(dict(values)))
+    filled = copy.deepcopy(dict(values))
     for path, value in given.items():
         here: Any = values
         for key in path.split("."):

@@ -95,14 +95,10 @@ def _check_model(recipe: EverythingRecipe, spread: SpreadRecipe, planes: MwqConf
     from hf_mixture.moe.mwq.targets import find_targets
     from hf_mixture.training.models import config_of
     from hf_mixture.training.plan import num_trainable
-    from hf_mixture.training.spread.plan import folding_of
+    from hf_mixture.training.spread.plan import check_layouts
 
     config = config_of(spread.model, vocab_size=257, separator=0, block_size=recipe.block_size)
-    for name, system in spread.systems.items():
-        try:
-            folding_of(system).check_model(config)
-        except ValueError as error:
-            raise ValueError(f"spread.systems.{name}: {error}") from None
+    check_layouts(spread.systems, config, "spread.systems")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     try:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_mixture.hub.reading import read_arrays, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import read_arrays
 
 
 SOURCES = ("graph", "movielens", "synthetic")

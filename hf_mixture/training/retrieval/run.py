@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.reading import read_arrays, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import read_arrays
 from hf_mixture.training.journal import Journal, begin
 from hf_mixture.training.retrieval.data import Split, load_graph, make_synthetic, split_edges
 from hf_mixture.training.retrieval.recipe import InteractionSpec, RetrievalRecipe

@@ -68,11 +68,7 @@ def make_plan(recipe: SpreadRecipe, texts: Mapping[str, Any]) -> SpreadPlan:
         raise ValueError(f"{arguments.world_size} processes were started; hf-mixture spread run starts them itself")
     sizes = {"vocab_size": vocab_size_of(recipe.tokenizer), "separator": 0, "block_size": recipe.block_size}
     config = config_of(recipe.model, **sizes)
-    for name, system in recipe.systems.items():
-        try:
-            folding_of(system).check_model(config)
-        except ValueError as error:
-            raise ValueError(f"systems.{name}: {error}") from None
+    check_layouts(recipe.systems, config, "systems")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     routers = find_routers(model)
@@ -88,6 +84,24 @@ def make_plan(recipe: SpreadRecipe, texts: Mapping[str, Any]) -> SpreadPlan:
         documents=num_documents(texts),
         num_bytes=num_text_bytes(texts),
     )
+
+
+def check_layouts(systems: Mapping[str, SystemSpec], config: Any, where: str) -> None:
+    """Check that every system can lay out the experts of a model.
+
+    Args:
+        systems: The systems by name.
+        config: Configuration of the model.
+        where: Key of the recipe that holds them, for messages.
+
+    Raises:
+        ValueError: If one cannot.
+    """
+    for name, system in systems.items():
+        try:
+            folding_of(system).check_model(config)
+        except ValueError as error:
+            raise ValueError(f"{where}.{name}: {error}") from None
 
 
 def folding_of(system: SystemSpec) -> Any:

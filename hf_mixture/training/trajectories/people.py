@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hf_mixture.hub.reading import reading, shorten
+from hf_mixture.hub.damage import reading, shorten
 from hf_mixture.training.trajectories.recipe import PeopleSpec
 
 

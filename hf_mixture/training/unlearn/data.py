@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_mixture.hub.reading import read_arrays, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import read_arrays
 from hf_mixture.training.movielens import movielens_folder, read_table
 from hf_mixture.training.unlearn.recipe import UnlearnRecipe
 

@@ -204,6 +204,8 @@ def test_a_plan_is_a_file_and_a_card(tmp_path, capsys):
     assert sizes == document["best"]["sizes"]
     assert made.get("stock", made["plan"]).to_distributed_config().ep_size
     assert " ".join(document["best"]["megatron_args"]) in card
+    assert main(["doctor", str(tmp_path / "plan")]) == 0
+    assert "layouts over GPUs (folding)" in capsys.readouterr().out
     assert main([*words[:1], "--recipe", "plan_mixtral", "--output", "x"]) == 2
     assert "remove --output" in capsys.readouterr().err
 

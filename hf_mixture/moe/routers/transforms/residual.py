@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixture.hub.atomic import write_tensors
-from hf_mixture.hub.reading import check_format, read_tensors, reading
+from hf_mixture.hub.damage import reading
+from hf_mixture.hub.reading import check_format, read_tensors
 from hf_mixture.moe.anatomy import find_routers
 
 
