@@ -18,9 +18,10 @@ from transformers import (
     MobileNetV2Config,
     MobileNetV2Model,
     ResNetBackbone,
+    TimmBackboneConfig,
 )
 
-from hf_mixture import TaskExpertForMultiTaskVision
+from hf_mixture import TaskExpertConfig, TaskExpertForMultiTaskVision
 from hf_mixture.models.taskexpert.backbones import load_pretrained_backbone
 from hf_mixture.models.taskexpert.mobilenet_v2_backbone import MobileNetV2BackboneConfig
 from hf_mixture.training.mobilenet import load_mobilenet_backbone
@@ -59,6 +60,22 @@ def test_stages_are_chosen_and_the_whole_model_serves_as_well(tmp_path: Path) ->
     assert len(model.levels) == 2
     saved = Dinov2Model.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(value, saved[name]) for name, value in model.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "stages"), [("resnet18", [1, 2, 3, 4]), ("convnext_atto", [0, 1, 2, 3])])
+def test_a_backbone_of_timm_comes_back_bit_by_bit(name: str, stages: list[int], tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    backbone = TimmBackboneConfig(backbone=name, use_pretrained_backbone=False, out_indices=stages)
+    model = TaskExpertForMultiTaskVision(
+        TaskExpertConfig(backbone_config=backbone, tasks=["depth", "edges"], expert_size=8)
+    )
+    model.save_pretrained(tmp_path)
+    again = TaskExpertForMultiTaskVision.from_pretrained(tmp_path)
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        found, expected = (one.eval()(pixel_values=pixels).logits for one in (again, model))
+    assert set(found) == {"depth", "edges"}
+    assert all(torch.equal(found[task], expected[task]) for task in found)
 
 
 def test_a_model_type_that_is_no_backbone_is_refused(tmp_path: Path) -> None:
