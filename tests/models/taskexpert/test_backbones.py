@@ -63,7 +63,7 @@ def test_stages_are_chosen_and_the_whole_model_serves_as_well(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("name", "stages"), [("resnet18", [1, 2, 3, 4]), ("convnext_atto", [0, 1, 2, 3])])
-def test_a_backbone_of_timm_comes_back_bit_by_bit(name: str, stages: list[int], tmp_path: Path) -> None:
+def test_a_backbone_of_timm_comes_back(name: str, stages: list[int], tmp_path: Path) -> None:
     pytest.importorskip("timm")
     backbone = TimmBackboneConfig(backbone=name, use_pretrained_backbone=False, out_indices=stages)
     model = TaskExpertForMultiTaskVision(
@@ -75,7 +75,9 @@ def test_a_backbone_of_timm_comes_back_bit_by_bit(name: str, stages: list[int], 
     with torch.no_grad():
         found, expected = (one.eval()(pixel_values=pixels).logits for one in (again, model))
     assert set(found) == {"depth", "edges"}
-    assert all(torch.equal(found[task], expected[task]) for task in found)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+    # Loaded weights lie elsewhere in memory, which changes the last bit of a convolution.
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_type_that_is_no_backbone_is_refused(tmp_path: Path) -> None:
