@@ -34,6 +34,9 @@ class Claim(NamedTuple):
     figures: Callable[[Result], list[str]]
 
 
+MOS = "MoS r=16 e=2"
+
+
 def recall(system: str, metric: str = "recall@10") -> Callable[[Result], float]:
     def found(result: Result) -> float:
         [row] = [row for row in result["rows"] if row["system"] == system]
@@ -181,6 +184,41 @@ def unlearning_claims() -> Iterator[Claim]:
 
 
 CLAIMS = (
+    Claim(
+        "docs/mos.md",
+        "mos_adapter_bytes",
+        "- **Disk**: {} bytes; {} of LoRA of rank 16, {} of LoRA of rank 2,",
+        lambda result: [
+            f"{result['methods'][MOS]['file_bytes']:,}",
+            *rounded(".3f", *(result["ratios"][f"{MOS} / LoRA r={rank}"] for rank in (16, 2))),
+        ],
+    ),
+    Claim(
+        "docs/mos.md",
+        "mos_resident",
+        "on one base model: {} MiB against {} for LoRA of rank 16",
+        lambda result: rounded(
+            ".1f", *(result["methods"][name]["resident_bytes"] / 2**20 for name in (MOS, "LoRA r=16"))
+        ),
+    ),
+    Claim(
+        "docs/mos.md",
+        "mos_step",
+        "of a training step on a CPU: {} times that of LoRA of rank 16",
+        lambda result: rounded(".2f", result["time_ratios"][f"{MOS} / LoRA r=16"]["median"]),
+    ),
+    Claim(
+        "docs/mote.md",
+        "mote_patch",
+        "decodes a little slower: {} to {} times on a CPU with rerouting",
+        lambda result: rounded(
+            ".2f",
+            *(
+                result[family]["decode"]["ratios"]["patch, reroute / unedited, cpu"]["median"]
+                for family in ("qwen3_moe", "deepseek_v3")
+            ),
+        ),
+    ),
     Claim(
         "docs/mote.md",
         "mote_refusal",
