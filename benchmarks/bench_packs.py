@@ -1,10 +1,11 @@
 """Batches of packed tokens against torch-formatted `datasets`, and a mixture of packs against an interleaved dataset.
 
 Rows of 2048 tokens, 32 in a batch; all end as one int64 tensor. The files of both are memory-mapped, and warm. Batches
-are drawn at random from one source, and read in order through a `DataLoader` from three of them. What trains a
-language model needs labels too: packs give them without a copy, and a dataset has them as a second column, as the
-examples of transformers prepare it; it is measured with and without. One thread, so that waiting for a second one on a
-busy machine is no part of a time.
+are drawn at random from one source, and read in order through a `DataLoader` from three of them. What trains a causal
+language model needs labels too, and packs give them without a copy. A dataset has two usual ways: the columns
+`input_ids`, `attention_mask` and `labels`, as `run_clm.py` of transformers prepares them, or `input_ids` alone and
+`DataCollatorForLanguageModeling`, which makes the labels. Both are measured, and `input_ids` without labels beside
+them. One thread, so that waiting for a second one on a busy machine is no part of a time.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import numpy as np
 import torch
 from common import compare, print_table, summarise, time_interleaved, write
 from datasets import Dataset, Features, List, Value
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch.utils.data import DataLoader
-from transformers import default_data_collator
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast, default_data_collator
 
 from hf_mixture import Mixture
 from hf_mixture.data.mixture_dataset import MixtureDataset
@@ -37,6 +40,7 @@ ROWS, BATCHES, ROUNDS = 3000, 48, 15
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
 PACK, TORCH, LISTS = "TokenPack blocks", "datasets, torch format", "datasets, Python lists"
 LABELS = "datasets, torch format, with labels"
+COLLATOR = "datasets, torch format, DataCollatorForLanguageModeling"
 MIXED, STOCK = "MixtureDataset of packs", "interleave_datasets, torch format"
 
 
@@ -58,9 +62,12 @@ def measure(folder: Path) -> None:
         tables[name] = Dataset.load_from_disk(str(folder / f"{name}.arrow"))
     indices = [rng.integers(0, ROWS, BATCH).tolist() for _ in range(BATCHES)]
     formatted = tables["a"].with_format("torch")
-    tables["a"].add_column("labels", list(tables["a"]["input_ids"]), feature=features["input_ids"]).save_to_disk(
-        str(folder / "labels.arrow")
-    )
+    ids = tables["a"].with_format("numpy")["input_ids"][:]
+    columns = {"input_ids": list(ids), "attention_mask": list(np.ones_like(ids, np.int8)), "labels": list(ids)}
+    types = {"input_ids": "int32", "attention_mask": "int8", "labels": "int64"}
+    Dataset.from_dict(
+        columns, features=Features({name: List(Value(dtype)) for name, dtype in types.items()})
+    ).save_to_disk(str(folder / "labels.arrow"))
     labelled = Dataset.load_from_disk(str(folder / "labels.arrow")).with_format("torch")
     num_examples = BATCH * BATCHES
     mixture = Mixture(WEIGHTS, unit="tokens")
@@ -81,11 +88,12 @@ def measure(folder: Path) -> None:
         PACK: partial(gather, packs["a"], collate_packed),
         TORCH: partial(gather, formatted, default_data_collator),
         LABELS: partial(gather, labelled, default_data_collator),
+        COLLATOR: partial(gather, formatted, DataCollatorForLanguageModeling(tokenizer(), mlm=False)),
         LISTS: partial(gather, tables["a"], default_data_collator),
         MIXED: partial(read, mixed, collate_packed),
         STOCK: partial(read, stock, default_data_collator),
     }
-    for name in (TORCH, LABELS, LISTS):
+    for name in (TORCH, LABELS, COLLATOR, LISTS):
         assert all(map(torch.equal, candidates[PACK](), candidates[name]()))
     assert all(batch.shape == (BATCH, LENGTH) and batch.dtype == torch.int64 for batch in candidates[MIXED]())
     # As in training, a batch is gone before the next one comes.
@@ -103,6 +111,7 @@ def measure(folder: Path) -> None:
     ratios = {
         clock: compare({name: seconds[name] for name in (TORCH, PACK)}, TORCH)
         | compare({name: seconds[name] for name in (LABELS, PACK)}, LABELS)
+        | compare({name: seconds[name] for name in (COLLATOR, PACK)}, COLLATOR)
         | compare({name: seconds[name] for name in (LISTS, PACK)}, LISTS)
         | compare({name: seconds[name] for name in (STOCK, MIXED)}, STOCK)
         for clock, seconds in times._asdict().items()
@@ -126,6 +135,11 @@ def measure(folder: Path) -> None:
             "load_average": os.getloadavg(),
         },
     )
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {f"t{number}": number for number in range(VOCABULARY)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(vocabulary, "t0")), pad_token="t0")
 
 
 if __name__ == "__main__":
