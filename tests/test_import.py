@@ -32,8 +32,12 @@ import hf_mixture
 
 print("after the second import", file=sys.stderr, flush=True)
 unchanged = members == list(peft.PeftType) and contents == tables
+import hf_mixture.data.online
+
+plots = "matplotlib" in sys.modules
 missing = [name for name in hf_mixture.__all__ if not hasattr(hf_mixture, name)]
-print(json.dumps({"added": added, "unchanged": unchanged, "missing": missing, "dir": dir(hf_mixture)}))
+facts = {"added": added, "unchanged": unchanged, "plots": plots, "missing": missing, "dir": dir(hf_mixture)}
+print(json.dumps(facts))
 """
 
 
@@ -51,6 +55,10 @@ def report(process: subprocess.CompletedProcess[str]) -> dict:
 
 def test_import_adds_no_heavy_module(report: dict) -> None:
     assert [name for name in report["added"] if name.partition(".")[0] in HEAVY] == []
+
+
+def test_callbacks_that_plot_import_matplotlib_only_then(report: dict) -> None:
+    assert not report["plots"]
 
 
 def test_import_is_silent_and_repeatable(process: subprocess.CompletedProcess[str], report: dict) -> None:

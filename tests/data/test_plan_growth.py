@@ -25,7 +25,7 @@ def read(plan: MixturePlan, requests: Any, answers: Any) -> None:
         answers.put((sources.tolist(), rows.tolist()))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_running_worker_process_sees_later_changes(method: str) -> None:
     plan = new_plan().share_memory()
     context = multiprocessing.get_context(method)

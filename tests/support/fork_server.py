@@ -7,12 +7,16 @@ computed anything, so that forking is safe.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+import os
+import runpy
+import sys
+from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 
@@ -28,6 +32,30 @@ def start_process(target: Callable[..., None], *args: Any) -> BaseProcess:
     process = context.Process(target=_call, args=(target, args))
     process.start()
     return process
+
+
+def start_script(script: Path, *arguments: object, environment: Mapping[str, str], output: Path) -> BaseProcess:
+    """Start a script as `python SCRIPT ARGUMENTS` does.
+
+    Args:
+        script: The script.
+        arguments: Its arguments.
+        environment: All of its environment.
+        output: Folder; what it writes is added to the files `stdout` and `stderr` in it.
+    """
+    return start_process(_run_script, [str(script), *map(str, arguments)], dict(environment), str(output))
+
+
+def _run_script(words: list[str], environment: dict[str, str], output: str) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(Path(output, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    # All that are forked from the server would draw the same numbers from it.
+    np.random.seed()
+    sys.argv = words
+    sys.path.insert(0, str(Path(words[0]).parent))
+    runpy.run_path(words[0], run_name="__main__")
 
 
 def _call(target: Callable[..., None], args: tuple[Any, ...]) -> None:

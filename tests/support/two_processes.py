@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import torch.distributed as dist
+from fork_server import start_script
 
 
 def run_on_two(worker: Path, *arguments: object, timeout: float = 300) -> str:
@@ -14,7 +20,9 @@ def run_on_two(worker: Path, *arguments: object, timeout: float = 300) -> str:
 
 
 def run_on(number: int, worker: Path, *arguments: object, timeout: float = 300) -> str:
-    """Run a script on processes of this machine under torchrun, and fail with its output if it fails.
+    """Run a script on processes of this machine with the environment of torchrun, and fail with its output if it fails.
+
+    The processes are forked, so they order sets alike; where that might hide a fault, use `run_under_torchrun`.
 
     Args:
         number: How many processes.
@@ -25,6 +33,24 @@ def run_on(number: int, worker: Path, *arguments: object, timeout: float = 300) 
     Returns:
         What it wrote to standard error.
     """
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = [
+        {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(number),
+            "LOCAL_WORLD_SIZE": str(number),
+            "MASTER_ADDR": store.host,
+            "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+        for rank in range(number)
+    ]
+    return _run(worker, arguments, ranks, timeout)
+
+
+def run_under_torchrun(number: int, worker: Path, *arguments: object, timeout: float = 300) -> str:
+    """Do as `run_on`, in processes that torchrun starts afresh, each with hashes of its own."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
     launch = subprocess.run(
         [*command, str(worker), *map(str, arguments)],
@@ -38,11 +64,34 @@ def run_on(number: int, worker: Path, *arguments: object, timeout: float = 300) 
     return launch.stderr
 
 
-def run_alone(worker: Path, *arguments: object) -> None:
-    """Run a script that `run_on` runs on processes, on one without torchrun, and fail with its output if it fails."""
-    command = [sys.executable, str(worker), *map(str, arguments)]
-    run = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-6000:]
+def run_alone(worker: Path, *arguments: object, timeout: float = 300) -> None:
+    """Run a script that `run_on` runs on processes, on one that is not distributed; fail with its output if it fails."""
+    _run(worker, arguments, [{}], timeout)
+
+
+def _run(worker: Path, arguments: tuple[object, ...], ranks: list[dict[str, str]], timeout: float) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder)
+        started = [
+            start_script(worker, *arguments, environment=_environment() | rank, output=output) for rank in ranks
+        ]
+        try:
+            _wait_for_all(started, time.monotonic() + timeout)
+        finally:
+            for process in started:
+                process.kill()
+                process.join()
+        said, complained = ((output / name).read_text() for name in ("stdout", "stderr"))
+    assert not any(process.exitcode for process in started), said[-2000:] + complained[-6000:]
+    return complained
+
+
+def _wait_for_all(started: list[BaseProcess], deadline: float) -> None:
+    """Wait until all have ended well, one has not, or the time is over."""
+    while any(process.exitcode is None for process in started) and time.monotonic() < deadline:
+        if any(process.exitcode for process in started):
+            return
+        time.sleep(0.02)
 
 
 def _environment() -> dict[str, str]:

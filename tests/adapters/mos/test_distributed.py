@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_processes import run_on_two
+from two_processes import run_under_torchrun
 
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
@@ -20,7 +20,7 @@ WORKER = Path(__file__).parent / "distributed_worker.py"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
-    run_on_two(WORKER, folder)
+    run_under_torchrun(2, WORKER, folder)
     return folder
 
 

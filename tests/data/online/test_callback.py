@@ -268,10 +268,18 @@ def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 # Aioli has a round of 12 steps: blocks end after 1, 2 and 3, the decision made after 3 takes effect one step later.
 CUTS = [("aioli", step) for step in (2, 3, 14, 15)] + [(name, 7) for name in METHODS if name != "aioli"]
+# The first cut of each method without the flag, and where a decision is pending with it.
+QUICK_CUTS = [("aioli", 3, True), *((method, step, False) for method, step in CUTS if step in (2, 7))]
 
 
-@pytest.mark.parametrize("restore", [False, True])
-@pytest.mark.parametrize(("method", "step"), CUTS)
+@pytest.mark.parametrize(
+    ("method", "step", "restore"),
+    [
+        pytest.param(*cut, restore, marks=[] if (*cut, restore) in QUICK_CUTS else pytest.mark.slow)
+        for cut in CUTS
+        for restore in (False, True)
+    ],
+)
 def test_a_resumed_run_is_the_same_bit_by_bit(whole_runs, tmp_path, method, step, restore):
     whole, expected, digests = whole_runs[method]
     recorder = Recorder()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -49,9 +47,3 @@ def test_plots_draw_the_numbers(tmp_path):
     assert list(axes.lines[-1].get_ydata()) == [4.0, 3.5]
     axes.figure.savefig(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
-
-
-def test_matplotlib_is_imported_by_plots_only():
-    code = "import sys; from hf_mixture.data.online import AioliCallback; print('matplotlib' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"

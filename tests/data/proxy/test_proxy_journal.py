@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import proxy_setup
 import pytest
+from fork_server import start_script
 from proxy_setup import SHARES
 
 from hf_mixture.data.proxy import ProxyRunner, ProxySwarm
@@ -54,7 +53,7 @@ def test_finished_runs_are_not_repeated(name, data, uninterrupted, tmp_path, mon
     assert all(line["steps"] == 12 and line["failure"] is None for line in lines)
 
 
-@pytest.mark.parametrize("torn", [1, 10_000])
+@pytest.mark.parametrize("torn", [1, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_a_torn_line_is_run_again(torn, data, uninterrupted, tmp_path):
     trials = proxy_setup.trials(*SHARES)
     ProxyRunner(proxy_setup.spec(), *data, folder=tmp_path).run(trials[:2])
@@ -111,21 +110,22 @@ def kill_again_and_again(folder, num_kills, seed):
     rng = random.Random(seed)  # noqa: S311
     landed = 0
     longest = 1.0
-    for _ in range(num_kills):
-        process = subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert process.stdout.readline() == "ready\n"
+    for number in range(num_kills):
+        output = folder / f"output-{number}"
+        output.mkdir()
+        process = start_script(WORKER, folder, environment=os.environ, output=output)
+        while not (output / "stdout").exists() or (output / "stdout").read_text() != "ready\n":
+            assert process.exitcode is None, (output / "stderr").read_text()
+            time.sleep(0.002)
         began = time.monotonic()
-        try:
-            process.wait(timeout=rng.uniform(0, longest))
-            assert process.returncode == 0
-            longest = max(0.05, time.monotonic() - began)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        process.join(rng.uniform(0, longest))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
             landed += 1
-        process.stdout.close()
+        else:
+            assert process.exitcode == 0, (output / "stderr").read_text()
+            longest = max(0.05, time.monotonic() - began)
     return landed
 
 
