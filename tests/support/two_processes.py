@@ -20,7 +20,7 @@ def run_on_two(worker: Path, *arguments: object, timeout: float = 300) -> str:
 
 
 def run_on(number: int, worker: Path, *arguments: object, timeout: float = 300) -> str:
-    """Run a script on processes of this machine with the environment of torchrun, and fail with its output if it fails.
+    """Run a script on processes of this machine as torchrun does, and fail with its output if it fails.
 
     The processes are forked, so they order sets alike; where that might hide a fault, use `run_under_torchrun`.
 
@@ -46,7 +46,7 @@ def run_on(number: int, worker: Path, *arguments: object, timeout: float = 300) 
         }
         for rank in range(number)
     ]
-    return _run(worker, arguments, ranks, timeout)
+    return _run(worker, arguments, ranks, timeout)[1]
 
 
 def run_under_torchrun(number: int, worker: Path, *arguments: object, timeout: float = 300) -> str:
@@ -64,12 +64,12 @@ def run_under_torchrun(number: int, worker: Path, *arguments: object, timeout: f
     return launch.stderr
 
 
-def run_alone(worker: Path, *arguments: object, timeout: float = 300) -> None:
-    """Run a script that `run_on` runs on processes, on one that is not distributed; fail with its output if it fails."""
-    _run(worker, arguments, [{}], timeout)
+def run_alone(worker: Path, *arguments: object, timeout: float = 300) -> str:
+    """Run a script on one process as `run_on` does on several, and return what it wrote to standard output."""
+    return _run(worker, arguments, [{}], timeout)[0]
 
 
-def _run(worker: Path, arguments: tuple[object, ...], ranks: list[dict[str, str]], timeout: float) -> str:
+def _run(worker: Path, arguments: tuple[object, ...], ranks: list[dict[str, str]], timeout: float) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
         started = [
@@ -83,7 +83,7 @@ def _run(worker: Path, arguments: tuple[object, ...], ranks: list[dict[str, str]
                 process.join()
         said, complained = ((output / name).read_text() for name in ("stdout", "stderr"))
     assert not any(process.exitcode for process in started), said[-2000:] + complained[-6000:]
-    return complained
+    return said, complained
 
 
 def _wait_for_all(started: list[BaseProcess], deadline: float) -> None:

@@ -13,20 +13,24 @@ from curation_data import RECIPE, sources
 from datasets import Dataset, get_dataset_config_names, load_dataset
 from huggingface_hub import DatasetCard
 
-from hf_mixture import Mixture, curate
+from hf_mixture import CuratedDataset, Mixture, curate
 
 
 REPO = "tester/curated"
 
 
-def main(folder: Path) -> None:
+def make(folder: Path) -> CuratedDataset:
     recipe = RECIPE | {
         "mixture": {"weights": {"open": 0.5, "made": 0.5}},
         "packing": {"max_tokens": 200},
         "publish": {"title": "Curated text", "languages": ["en"]},
     }
     given = {name: Dataset.from_list(rows) for name, rows in sources().items()}
-    curated = curate(given, recipe, output_dir=folder / "out")
+    return curate(given, recipe, output_dir=folder)
+
+
+def main(folder: Path) -> None:
+    curated = make(folder / "out")
     curated.push_to_hub(REPO)
     # A second push replaces what is there.
     curated.push_to_hub(REPO)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -123,24 +121,6 @@ def test_check_3_the_digest_does_not_depend_on_the_order_and_size_of_shards(
         given(dict(reversed(rows.items()))), recipe | {"shard_rows": 33}, output_dir=tmp_path / "out", num_proc=2
     )
     assert again.report == curated.report
-
-
-def test_check_3_the_digest_does_not_depend_on_the_hash_seed(
-    curated: CuratedDataset, recipe: dict[str, Any], tmp_path: Path
-) -> None:
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
-    script = (
-        "import json, pathlib, sys; from curation_data import sources; from datasets import Dataset; "
-        "from hf_mixture import curate; place = pathlib.Path(sys.argv[1]); "
-        "given = {name: Dataset.from_list(rows) for name, rows in sources().items()}; "
-        "curate(given, json.loads((place / 'recipe.json').read_text()), output_dir=place / 'out')"
-    )
-    environment = os.environ | {
-        "PYTHONHASHSEED": "4242",
-        "PYTHONPATH": str(Path(__file__).parents[2] / "support"),
-    }
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=True, capture_output=True)
-    assert CuratedDataset(tmp_path / "out").report == curated.report
 
 
 def test_streams_give_the_same_as_data_sets_in_memory(

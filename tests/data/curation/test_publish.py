@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -92,12 +93,16 @@ def test_croissant_metadata_is_valid_and_reads_records(curated: CuratedDataset) 
     assert {"text", "license_spdx", "tier", "source"} <= fields
 
 
-def test_push_to_the_hub_and_load_from_it(tmp_path: Path) -> None:
+def test_another_process_makes_the_same_pushes_it_to_the_hub_and_loads_it(tmp_path: Path) -> None:
+    script = HERE / "push_curated.py"
+    make = runpy.run_path(str(script))["make"]
     with running_hub() as hub:
         environment: dict[str, Any] = hub.environment(tmp_path / "home")
+        # Another seed of hashes than that of this process.
+        environment["PYTHONHASHSEED"] = "4242"
         environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1] / "support")])
         done = subprocess.run(
-            [sys.executable, str(HERE / "push_curated.py"), str(tmp_path)],
+            [sys.executable, str(script), str(tmp_path)],
             env=environment,
             cwd=tmp_path,
             capture_output=True,
@@ -114,6 +119,7 @@ def test_push_to_the_hub_and_load_from_it(tmp_path: Path) -> None:
     assert "text" not in report["rejected_columns"]
     assert report["license"] == "other"
     assert report["mixture"] == {"open": 0.5, "made": 0.5}
+    assert CuratedDataset(tmp_path / "out").report == make(tmp_path / "again").report
     local = tmp_path / "out" / "dataset"
     saved = {str(path.relative_to(local)): path for path in local.rglob("*") if path.is_file()}
     assert set(saved) == set(files) - {".gitattributes"}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from two_processes import run_alone
 
 from hf_mixture.data.search import (
     AdmireSearch,
@@ -36,14 +36,7 @@ def kill_and_continue(method: str, folder: Path, kills: int) -> None:
     run_search(whole, loss)
     # The moments add up to less than the search takes, so that each kill finds it running.
     moments = np.random.default_rng(kills).dirichlet(np.ones(kills + 1))[1:] * len(whole.runs) * SECONDS_PER_RUN
-    process = subprocess.run(
-        [sys.executable, str(SCRIPT), method, str(folder), *map(str, moments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    answer = json.loads(process.stdout)
+    answer = json.loads(run_alone(SCRIPT, method, folder, *moments))
     assert answer["killed"] == kills
     assert answer["found"] == describe(whole)
     # A kill loses at most the run in flight.
