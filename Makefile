@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # PyTorch's index of CPU builds; set to the index of another build, or to nothing for pip's own configuration.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-# Test processes; one thread each.
+# Test processes, one thread each. They take tests in long runs, so that what a file shares is mostly made once.
 JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -51,10 +51,10 @@ quickstart: $(STAMP)
 	$(BIN)/hf-mixture train recipes/quickstart.yaml --resume
 
 test: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) -m "not slow"
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow"
 
 test-all: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 quality: $(STAMP)
 	$(BIN)/ruff check $(CODE)

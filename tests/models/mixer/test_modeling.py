@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,19 @@ def test_trajectories_are_grouped_by_environment_and_found_again() -> None:
     assert torch.equal(group.rows[group.place, group.slot], torch.arange(7))
 
 
-@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
-@pytest.mark.parametrize("split_context", [False, True])
-@pytest.mark.parametrize("kind", sorted(EXPERTS))
+# The adaptive solver is compared with 40 steps of the other.
+@pytest.mark.parametrize(
+    ("kind", "split_context", "solver"),
+    [
+        *itertools.product(sorted(EXPERTS), (False, True), ["rk4"]),
+        *(("neural_ode", False, "dopri5"), ("coda", True, "dopri5")),
+        *(
+            pytest.param(kind, split_context, "dopri5", marks=pytest.mark.slow)
+            for kind, split_context in itertools.product(sorted(EXPERTS), (False, True))
+            if (kind, split_context) not in (("neural_ode", False), ("coda", True))
+        ),
+    ],
+)
 def test_a_batch_is_its_trajectories_one_by_one(kind: str, split_context: bool, solver: str) -> None:
     model = mixer(expert_type=kind, split_context=split_context, num_substeps=2, solver=solver, rtol=1e-9, atol=1e-9)
     model.double()

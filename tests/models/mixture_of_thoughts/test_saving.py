@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny_experts import tiny_expert, tokenizer_of
 from tiny_mixture import fill_levels
 from transformers import AutoModelForCausalLM, BertConfig, BertModel
+from two_processes import run_alone
 
 import hf_mixture  # noqa: F401 - registers the model type
 from hf_mixture.models.mixture_of_thoughts.modeling_mixture_of_thoughts import MixtureOfThoughtsForCausalLM
@@ -63,9 +62,8 @@ with torch.no_grad():
 save_file({str(p): value for p, value in enumerate(logits)}, sys.argv[2])
 """
     out = tmp_path / "logits.safetensors"
-    subprocess.run(
-        [sys.executable, "-c", script, tmp_path / "mixture", out, *PROMPTS], check=True, capture_output=True
-    )
+    (tmp_path / "reload.py").write_text(script)
+    run_alone(tmp_path / "reload.py", tmp_path / "mixture", out, *PROMPTS)
     again = load_file(out)
     for primary, expected in enumerate(logits_of(model, processor)):
         assert torch.equal(again[str(primary)], expected)

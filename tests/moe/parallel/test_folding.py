@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tomllib
 
 import pytest
 from transformers import MixtralConfig, Qwen3MoeConfig
+from two_processes import run_alone
 
 from hf_mixture.moe.parallel.engines import (
     PROBLEMS,
@@ -73,12 +71,14 @@ def test_other_numbers_of_processes_are_refused(started, near, monkeypatch):
     FoldingPlan(world=8, tp=2, ep=4).to_distributed_config()
 
 
-def test_nothing_is_started_to_refuse_a_plan():
+def test_nothing_is_started_to_refuse_a_plan(tmp_path, monkeypatch):
     program = (
         "import torch.distributed as dist\nfrom hf_mixture.moe.parallel.folding import FoldingPlan\n"
         "try:\n    FoldingPlan(world=8, tp=3)\nexcept ValueError:\n    assert not dist.is_initialized()\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "WORLD_SIZE": "8"})
+    (tmp_path / "program.py").write_text(program)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    run_alone(tmp_path / "program.py")
 
 
 def test_engines_say_what_they_cannot_run():
