@@ -198,8 +198,17 @@ def test_by_tokens_every_source_is_within_half_a_row_of_its_share_in_every_lane(
     assert np.abs(counted - list(WEIGHTS.values())).max() > 0.03
 
 
-@pytest.mark.parametrize("mixture", [MIXTURE, TOKENS])
-@pytest.mark.parametrize("kind", ["arrow", "map_style", "mixed"])
+@pytest.mark.parametrize(
+    ("kind", "mixture"),
+    [
+        ("arrow", TOKENS),
+        ("map_style", MIXTURE),
+        ("mixed", MIXTURE),
+        ("mixed", TOKENS),
+        pytest.param("arrow", MIXTURE, marks=pytest.mark.slow),
+        pytest.param("map_style", TOKENS, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stream_of_unknown_length_ends_where_its_sources_are_exhausted(mixture: Mixture, kind: str) -> None:
     sources = streams(kind)
     first = ids(MixtureIterableDataset(sources, mixture))

@@ -69,9 +69,19 @@ def dataset_of(kind: str, unit: Any = "examples", **kwargs: Any) -> MixtureItera
     return MixtureIterableDataset(streams(kind), Mixture(WEIGHTS, unit=unit, seed=7), **kwargs)
 
 
-@pytest.mark.parametrize("kind", ["arrow", "generator", "shuffled", "mapped", "nested", "map_style", "mixed"])
+KINDS = ["arrow", "generator", "shuffled", "mapped", "nested", "map_style", "mixed"]
+
+
 @pytest.mark.parametrize(
-    ("unit", "length"), [("examples", 3000), ("tokens", 3000), ("examples", None), ("bytes", None)]
+    ("kind", "unit", "length"),
+    [
+        *((kind, unit, 3000) for kind in KINDS for unit in ("examples", "tokens")),
+        *(
+            pytest.param(kind, unit, None, marks=[] if kind in ("shuffled", "mixed") else pytest.mark.slow)
+            for kind in KINDS
+            for unit in ("examples", "bytes")
+        ),
+    ],
 )
 def test_it_goes_on_at_any_cut(kind: str, unit: str, length: int | None) -> None:
     kwargs: dict[str, Any] = {"num_examples": length, "length_column": "id" if unit == "bytes" else None}

@@ -123,8 +123,16 @@ def test_runs_agree_where_those_of_kmeans_do_not() -> None:
     assert smallest(kmeans) < 0.9
 
 
-@pytest.mark.parametrize("options", [{}, {"scale": "standard"}, {"num_components": 5}, {"num_cells": 60}], ids=str)
-@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        # Digits have the most rows and columns.
+        pytest.param(name, options, marks=pytest.mark.slow if slow else [], id=f"{name}-{options}")
+        for options in ({}, {"scale": "standard"}, {"num_components": 5}, {"num_cells": 60})
+        for name in LOADERS
+        for slow in [name == "digits" and "num_components" not in options]
+    ],
+)
 def test_predict_gives_the_labels_of_fit(name: str, options: dict) -> None:
     """Acceptance check 4: in whatever company and order the rows come."""
     rows = LOADERS[name]().data
