@@ -42,7 +42,9 @@ def recipe_of(folder: Path, method: str) -> dict[str, Any]:
     return recipe
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=pytest.mark.slow if name == "regmix" else []) for name in METHODS]
+)
 def test_a_search_leaves_mixture_table_report_and_card(
     tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
