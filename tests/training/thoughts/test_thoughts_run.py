@@ -155,6 +155,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path, results: dict[s
         assert without_times(resumed[key]) == without_times(results[key])
 
 
+@pytest.mark.slow
 def test_the_packaged_recipe_runs(tmp_path: Path) -> None:
     assert thoughts("mot_domains", "--smoke", "--output_dir", str(tmp_path / "run"))[0] == 0
     found = load_json(tmp_path / "run" / "results.json")
