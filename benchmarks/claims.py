@@ -231,6 +231,15 @@ CLAIMS = (
             ),
         ),
     ),
+    Claim(
+        "docs/mote.md",
+        "mote_refusal_development",
+        "{} needed several experts. One expert off was not enough there, and in {} of them three were not",
+        lambda result: [
+            str(sum(len(seed["finetune"]["chosen"]) > 1 for seed in result["seeds"])),
+            str(result["requirements"]["3 off: at most half of the refusals of random experts"].count(False)),
+        ],
+    ),
     *retrieval_claims(),
     *unlearning_claims(),
     Claim(
