@@ -76,6 +76,27 @@ def ratios(result: Result, collection: str, errors: str) -> list[float]:
     return [ours / theirs for ours, theirs in zip(*pair, strict=True)]
 
 
+def refusal_claims() -> Iterator[Claim]:
+    document, name = "docs/mote.md", "mote_refusal_all_experts"
+    for number in (1, 2, 3, 4):
+
+        def row(result: Result, number: int = number) -> list[str]:
+            off = f"top {number} off, reroute"
+            shares = (result["conditions"][key]["private"]["shares"] for key in (off, f"{off}, random"))
+            kept = result["requirements"][f"{number} off: at most half of the refusals of random experts"]
+            refused = rounded(".3f", *(share.get("refused", 0.0) for share in shares))
+            return [*refused, str(sum(kept)), str(len(kept))]
+
+        yield Claim(document, name, f"| top {number} | {{}} | {{}} | {{}} of {{}} |", row)
+
+    def raised(result: Result) -> list[str]:
+        shares = (result["conditions"][key]["public"]["shares"] for key in ("top 2 on", "unedited"))
+        forced, unedited = (share.get("refused", 0.0) for share in shares)
+        return rounded(".2f", forced - unedited)
+
+    yield Claim(document, name, "on raises public refusals by {} in the mean", raised)
+
+
 def retrieval_claims() -> Iterator[Claim]:
     document, citation, films = "docs/knn_embed.md", "knn_embed_citation", "knn_embed_movielens"
     for label, name in (
@@ -240,6 +261,7 @@ CLAIMS = (
             str(result["requirements"]["3 off: at most half of the refusals of random experts"].count(False)),
         ],
     ),
+    *refusal_claims(),
     *retrieval_claims(),
     *unlearning_claims(),
     Claim(
