@@ -10,7 +10,8 @@ from collections.abc import Callable
 from statistics import mean
 from typing import Any, NamedTuple
 
-from claims import MOS, Result, rounded, system
+from claim import Result, rounded, system
+from claims import MOS
 
 
 class Headline(NamedTuple):

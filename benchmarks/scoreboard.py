@@ -13,7 +13,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from claims import CLAIMS, correct
+from claim import correct
+from claims import CLAIMS
 from headlines import HEADLINES, headline
 from scoreboard_rows import SETTINGS, TABLES, side_by_side
 
@@ -143,7 +144,7 @@ def wanted_documents() -> dict[str, str]:
     """The text of each document that says something of the results, as the results have it."""
     texts = {SCOREBOARD: scoreboard(), PAGE: results_page()}
     for name in {README: None} | {claim.document: None for claim in CLAIMS}:
-        text = correct(name, (ROOT / name).read_text(encoding="utf-8"), RESULTS)
+        text = correct(CLAIMS, name, (ROOT / name).read_text(encoding="utf-8"), RESULTS)
         texts[name] = render(text) if name == README else text
     return texts
 
