@@ -22,6 +22,48 @@ def ratios(result: Result, collection: str, errors: str) -> list[float]:
     return [ours / theirs for ours, theirs in zip(*pair, strict=True)]
 
 
+def search_claims() -> Iterator[Claim]:
+    def tuning(result: Result) -> list[str]:
+        random, found = (result["instruction_tuning"][key] for key in ("random", "admire"))
+        regrets = (found["default settings"]["mean_regret"], random["mean_regret"], random["exact_expectation"])
+        return [str(result["instruction_tuning"]["seeds"]), *rounded(".5f", *regrets)]
+
+    def counts(result: Result) -> list[str]:
+        found = result["instruction_tuning"]["admire"]["default settings"]
+        seeds = result["instruction_tuning"]["seeds"]
+        keys = ("below_random_of_the_same_seed", "equal_to_random_of_the_same_seed")
+        return [str(found["below_expected_random"]), str(seeds), *(str(found[key]) for key in keys)]
+
+    document, name = "docs/admire.md", "search_replay"
+    yield Claim(
+        document,
+        name,
+        "{} seeds, at a cost of 10: a mean regret of {}, where random search has {}, in the limit {}.",
+        tuning,
+    )
+    text = "in {} of {} seeds, and below that of random search with the same seed in {}, equal in {}:"
+    yield Claim(document, name, text, counts)
+
+    def swarm(result: Result) -> list[str]:
+        medians = [size["wall_ratio"]["median"] for size in result["sizes"]]
+        return rounded(".2f", max(medians), min(medians))
+
+    yield Claim("docs/regmix.md", "swarm", "take {} to {} times less than 64 runs of the `Trainer`", swarm)
+
+    def packs(result: Result) -> list[str]:
+        stock = ("datasets, torch format, with labels", "datasets, torch format, DataCollatorForLanguageModeling")
+        names = (f"{kind} / TokenPack blocks" for kind in (*stock, "datasets, torch format"))
+        return rounded(".0f", *(result["ratio"]["cpu"][pair]["median"] for pair in names))
+
+    yield Claim(
+        "docs/data_mixtures.md",
+        "packs",
+        "is gathered {} times as fast as from a torch-formatted `Dataset` with the columns that `run_clm.py` prepares, "
+        "{} times as fast as by `DataCollatorForLanguageModeling`, and {} times as fast as `input_ids`",
+        packs,
+    )
+
+
 def refusal_claims() -> Iterator[Claim]:
     document, name = "docs/mote.md", "mote_refusal_all_experts"
     for number in (1, 2, 3, 4):
@@ -100,6 +142,7 @@ CLAIMS = (
             str(result["requirements"]["3 off: at most half of the refusals of random experts"].count(False)),
         ],
     ),
+    *search_claims(),
     *refusal_claims(),
     *retrieval_claims(),
     *unlearning_claims(),
