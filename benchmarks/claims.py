@@ -58,8 +58,8 @@ def search_claims() -> Iterator[Claim]:
     yield Claim(
         "docs/data_mixtures.md",
         "packs",
-        "is gathered {} times as fast as from a torch-formatted `Dataset` with the columns that `run_clm.py` prepares, "
-        "{} times as fast as by `DataCollatorForLanguageModeling`, and {} times as fast as `input_ids`",
+        "is gathered {} times as fast as from a torch-formatted `Dataset` with the columns that `run_clm.py` "
+        "prepares, {} times as fast as by `DataCollatorForLanguageModeling`, and {} times as fast as `input_ids`",
         packs,
     )
 
