@@ -140,6 +140,14 @@ def instruction_tuning(seeds: int) -> dict[str, Any]:
             "below_median_random": sum(regret < float(np.median(random)) for regret in regrets),
             "below_random_of_the_same_seed": sum(a < b for a, b in zip(regrets, random, strict=True)),
             "equal_to_random_of_the_same_seed": sum(a == b for a, b in zip(regrets, random, strict=True)),
+            # The spec asks for 8 of 10 seeds; several tens say how often that happens.
+            "below_expected_random_of_ten": [
+                sum(regret < expected for regret in regrets[start : start + 10]) for start in range(0, seeds, 10)
+            ],
+            "below_random_of_the_same_seed_of_ten": [
+                sum(a < b for a, b in zip(regrets[start : start + 10], random[start : start + 10], strict=True))
+                for start in range(0, seeds, 10)
+            ],
         }
     return {
         "seeds": seeds,
@@ -152,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--climb-seeds", type=int, default=40)
     parser.add_argument("--admire-seeds", type=int, default=10)
-    parser.add_argument("--tuning-seeds", type=int, default=50)
+    parser.add_argument("--tuning-seeds", type=int, default=100)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, Any] = {"climb": climb(arguments.climb_seeds), "pile": pile(arguments.admire_seeds)}

@@ -1,4 +1,4 @@
-"""Cells of the tables of the README."""
+"""Cells of the tables of docs/results.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the tables of the README: adapters and data."""
+"""Rows of the tables of docs/results.md: adapters and data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the tables of the README: mixtures inside one sparse model."""
+"""Rows of the tables of docs/results.md: mixtures inside one sparse model."""
 
 from __future__ import annotations
 

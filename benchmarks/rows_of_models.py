@@ -1,4 +1,4 @@
-"""Rows of the tables of the README: models of many kinds."""
+"""Rows of the tables of docs/results.md: models of many kinds."""
 
 from __future__ import annotations
 

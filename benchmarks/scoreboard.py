@@ -1,7 +1,7 @@
 """Writes what the documents say of the files in `results/`; `--check` only compares.
 
-The tables of the README, one table of all that was measured side by side (docs/scoreboard.md), and the figures in
-sentences that `claims.py` names.
+The tables of the README, a page with a table of each result (docs/results.md), one table of all that was measured side
+by side (docs/scoreboard.md), and the figures in sentences that `claims.py` names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from claims import CLAIMS, correct
+from claim import correct
+from claims import CLAIMS
+from headlines import HEADLINES, headline
 from scoreboard_rows import SETTINGS, TABLES, side_by_side
 
 from hf_mixture.hub.cards import markdown_table
@@ -22,27 +24,38 @@ from hf_mixture.methods import list_methods
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-README, SCOREBOARD = "README.md", "docs/scoreboard.md"
+README, PAGE, SCOREBOARD = "README.md", "docs/results.md", "docs/scoreboard.md"
+PAGE_HEAD = """# Results
+
+What was measured, a table for each file of [benchmarks/results](../benchmarks/results), the negative results too;
+[the scoreboard](scoreboard.md) has all ratios in one table. All of it is from CPUs: `make bench-gpu` measures on one
+CUDA device within 8 minutes, and no figure is from a GPU yet.
+
+A ratio is the median of the ratios inside each round, with its quartiles. `make bench` and `make recipes` measure
+again and write the files with the machine, and `make scoreboard` writes this page.
+
+"""
 SCOREBOARD_HEAD = """# Scoreboard
 
 All that was measured side by side in one run, from [benchmarks/results](../benchmarks/results): medians of the ratios
 inside each round, with quartiles where they were kept. Times are processor time of the process where both clocks were
-read. `make scoreboard` writes this page, the tables of the README and the figures in sentences that
-`benchmarks/claims.py` names; a test fails when one of them differs from its result. No result of a GPU is among them
-yet: `make bench-gpu` is the command.
+read. `make scoreboard` writes this page, [the tables](results.md), those of the README and the figures in sentences
+that `benchmarks/claims.py` names; a test fails when one of them differs from its result. No result of a GPU is among
+them yet: `make bench-gpu` is the command.
 
 """
 
 
 def methods_table() -> str:
+    results = stored_results()
     rows = [
         {
-            "method": method.name,
+            "method": f"[{method.name}]({method.document})",
             "mixes": method.kind,
             "what you write": f"`{method.plug_point}`",
-            "paper": method.paper,
-            "document": f"[{Path(method.document).name}]({method.document})",
-            "measured": ", ".join(f"[{name}](benchmarks/results/{name}.json)" for name in method.evidence),
+            "measured": f"[{headline(method.name, results.__getitem__)}]"
+            f"(benchmarks/results/{HEADLINES[method.name].result}.json)",
+            "paper": method.paper.removeprefix(f"{method.name}, "),
         }
         for method in list_methods()
     ]
@@ -68,24 +81,30 @@ def stored_results() -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
 
 
-def results_tables() -> str:
-    parts = []
+def results_page() -> str:
+    """The page of a table for each result."""
+    parts = [PAGE_HEAD.rstrip()]
     for name, (heading, rows_of) in TABLES.items():
         path = RESULTS / f"{name}.json"
         if not path.exists():
             continue
         result = json.loads(path.read_text(encoding="utf-8"))
-        device = machine_of(result)
         named = result.get("setting") or {key: result[key] for key in SETTINGS if key in result}
-        setting = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in named.items())
-        about = f"{setting}; {device}" if setting else device
-        parts += [
-            f"**{heading}** ({about}; `benchmarks/results/{name}.json`)",
-            "",
-            markdown_table(rows_of(result)),
-            "",
-        ]
-    return "\n".join(parts).rstrip()
+        setting = ", ".join(f"{key.replace('_', ' ')} {setting_text(value)}" for key, value in named.items())
+        facts = [setting, machine_of(result), f"[{name}](../benchmarks/results/{name}.json)"]
+        parts += [f"## {heading}", "; ".join(filter(None, facts)), markdown_table(rows_of(result))]
+    return "\n\n".join(parts) + "\n"
+
+
+def setting_text(value: Any) -> str:
+    """A value of a setting as text for people; of what has a name, the name."""
+    if isinstance(value, dict):
+        if "name" in value:
+            return str(value["name"])
+        return ", ".join(f"{key} {setting_text(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(setting_text, value))
+    return str(value)
 
 
 def composition_table() -> str:
@@ -108,7 +127,7 @@ def composition_table() -> str:
 
 def render(text: str) -> str:
     """Return the README with the text between each pair of markers replaced."""
-    bodies = {"methods": methods_table(), "results": results_tables(), "composition": composition_table()}
+    bodies = {"methods": methods_table(), "composition": composition_table()}
     for name, body in bodies.items():
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         head, _, rest = text.partition(start)
@@ -123,9 +142,9 @@ def render(text: str) -> str:
 
 def wanted_documents() -> dict[str, str]:
     """The text of each document that says something of the results, as the results have it."""
-    texts = {SCOREBOARD: scoreboard()}
+    texts = {SCOREBOARD: scoreboard(), PAGE: results_page()}
     for name in {README: None} | {claim.document: None for claim in CLAIMS}:
-        text = correct(name, (ROOT / name).read_text(encoding="utf-8"), RESULTS)
+        text = correct(CLAIMS, name, (ROOT / name).read_text(encoding="utf-8"), RESULTS)
         texts[name] = render(text) if name == README else text
     return texts
 

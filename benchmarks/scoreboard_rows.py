@@ -1,4 +1,4 @@
-"""What the tables of the README say of each file in `results/`: a heading, and who makes its rows."""
+"""What the tables of docs/results.md say of each file in `results/`: a heading, and who makes its rows."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def gpu_rows(result: dict[str, Any]) -> Rows:
     return [{"ratio": name, "median": quartiles(row)} for name, row in result["ratios"].items()]
 
 
-# Name of the result file -> heading and rows, in the order of the README.
+# Name of the result file -> heading and rows, in the order of the page.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "mos_step": ("One training step (forward, backward, AdamW)", step_rows),
     "mos_adapter_bytes": ("Adapter on disk", bytes_rows),
@@ -144,7 +144,7 @@ def side_by_side(result: dict[str, Any]) -> Rows:
     rows += [{"setting": "", "measured": sentence, "ratio": ""} for sentence in result.get("verdicts", [])]
     if not rows and result["name"] in TABLES:
         heading, _ = TABLES[result["name"]]
-        rows = [{"setting": "", "measured": f"{heading}: a table of the [README](../README.md#measured)", "ratio": ""}]
+        rows = [{"setting": "", "measured": f"{heading}: see [its table](results.md)", "ratio": ""}]
     return rows
 
 
