@@ -114,13 +114,14 @@ def version_of(python: str) -> str:
 
 
 def without_wheel(inside: Path, wanted: dict[str, Requirement], constraints: Path, folder: Path) -> list[str]:
-    """Those of the optional dependencies that pip finds no wheel of for this Python."""
-    pip = [inside, "-m", "pip", "install", "-q", "--dry-run", "--no-deps", "--ignore-installed", "--only-binary=:all:"]
-    return [
-        name
-        for name, requirement in sorted(wanted.items())
-        if subprocess.run([*pip, "-c", constraints, str(requirement)], cwd=folder, check=False).returncode
-    ]
+    """Those of the optional dependencies that need something of which pip finds no wheel for this Python."""
+    pip = [inside, "-m", "pip", "install", "-q", "--dry-run", "--only-binary=:all:"]
+
+    def all_found(*names: str) -> bool:
+        texts = [str(wanted[name]) for name in names]
+        return subprocess.run([*pip, "-c", constraints, *texts], cwd=folder, check=False).returncode == 0
+
+    return [] if all_found(*wanted) else [name for name in sorted(wanted) if not all_found(name)]
 
 
 def counted(report: Path) -> dict[str, Any]:
