@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -136,7 +137,7 @@ def counted(report: Path) -> dict[str, Any]:
     return found
 
 
-def check(python: str, versions: str, wheel: Path, folder: Path) -> dict[str, Any]:
+def check(python: str, versions: str, wheel: Path, folder: Path, tests: Sequence[str]) -> dict[str, Any]:
     """Install the wheel, run the tests, and return what was tested with what outcome."""
     dependencies, optional = requirements()
     tools = [optional[name] for name in sorted(TOOLS)]
@@ -160,7 +161,7 @@ def check(python: str, versions: str, wheel: Path, folder: Path) -> dict[str, An
         shutil.copy(ROOT / name, work)
     run(inside, "-m", "pytest", "-q", "-x", INSTALLED, cwd=work, HF_MIXTURE_INSTALLED=str(venv), **ENVIRONMENT)
     try:
-        run(inside, "-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *TESTS, cwd=work, **ENVIRONMENT)
+        run(inside, "-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *tests, cwd=work, **ENVIRONMENT)
     except subprocess.CalledProcessError as error:
         # 1 says that tests failed, which the report names; anything else that they did not run.
         if error.returncode != 1:
@@ -168,6 +169,7 @@ def check(python: str, versions: str, wheel: Path, folder: Path) -> dict[str, An
     listed = subprocess.run([inside, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
     installed = {canonicalize_name(found["name"]): found["version"] for found in json.loads(listed.stdout)}
     return {
+        "tests": list(tests),
         "packages": {wanted.name: installed[canonicalize_name(wanted.name)] for wanted in dependencies},
         **counted(report),
         "no_wheel": without_wheel(inside, optional, constraints, folder),
@@ -183,7 +185,7 @@ def record(row: dict[str, Any], folder: Path = RESULTS) -> None:
     path = folder / "compat.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     rows = [other for other in rows if key(other) != key(row)] + [row]
-    write("compat", {"tests": list(TESTS), "rows": sorted(rows, key=key)}, folder)
+    write("compat", {"rows": sorted(rows, key=key)}, folder)
 
 
 def main() -> int:
@@ -191,6 +193,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", action="append", help=f"an interpreter; can be repeated (default: {PYTHONS})")
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=VERSIONS)
+    parser.add_argument("--tests", nargs="+", default=TESTS, metavar="PATH", help=f"default: {' '.join(TESTS)}")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where environments are kept, and found again")
     arguments = parser.parse_args()
     outcomes = []
@@ -210,7 +213,7 @@ def main() -> int:
                     else:
                         folder = stack.enter_context(tempfile.TemporaryDirectory())
                     try:
-                        result = check(found, versions, wheel, Path(folder))
+                        result = check(found, versions, wheel, Path(folder), arguments.tests)
                     except subprocess.CalledProcessError as error:
                         command = " ".join(map(str, error.cmd)).replace(folder, "FOLDER")
                         result = {"error": f"exit status {error.returncode}: {command}"}
