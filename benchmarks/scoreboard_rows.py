@@ -77,6 +77,7 @@ def compat_row(row: dict[str, Any]) -> dict[str, Any]:
         "tests": ", ".join(path.removeprefix("tests/").removesuffix(".py") for path in row.get("tests", [])),
         "passed": row.get("passed", row.get("error")),
         "failed": row.get("failed", ""),
+        "expected failures": row.get("expected_failures", ""),
         "skipped": row.get("skipped", ""),
         "extras without a wheel": ", ".join(row.get("no_wheel", [])),
     }
