@@ -157,23 +157,26 @@ def check(python: str, versions: str, wheel: Path, folder: Path, tests: Sequence
     run(inside, "-m", "pip", "check", cwd=folder)
     # The tests without the package, so that nothing but the installed one is found.
     shutil.rmtree(work, ignore_errors=True)
-    for name in ("tests", "recipes"):
+    for name in ("tests", "recipes", "benchmarks/published"):
         shutil.copytree(ROOT / name, work / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, work)
     run(inside, "-m", "pytest", "-q", "-x", INSTALLED, cwd=work, HF_MIXTURE_INSTALLED=str(venv), **ENVIRONMENT)
+    stopped = False
     try:
         run(inside, "-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *tests, cwd=work, **ENVIRONMENT)
     except subprocess.CalledProcessError as error:
-        # 1 says that tests failed, which the report names; anything else that they did not run.
-        if error.returncode != 1:
+        # 1 says that tests failed, 2 that somebody stopped them, and the report has those that ran; else none did.
+        if error.returncode not in {1, 2}:
             raise
+        stopped = error.returncode == 2
     listed = subprocess.run([inside, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
     installed = {canonicalize_name(found["name"]): found["version"] for found in json.loads(listed.stdout)}
     return {
         "tests": list(tests),
         "packages": {wanted.name: installed[canonicalize_name(wanted.name)] for wanted in dependencies},
         **counted(report),
+        "stopped": stopped,
         "no_wheel": without_wheel(inside, optional, constraints, folder),
     }
 
@@ -220,7 +223,7 @@ def main() -> int:
                         command = " ".join(map(str, error.cmd)).replace(folder, "FOLDER")
                         result = {"error": f"exit status {error.returncode}: {command}"}
                 record({"python": exact, "versions": versions} | result)
-                outcome = "FAILED" if "error" in result or result["failed"] else "passed"
+                outcome = "FAILED" if "error" in result or result["failed"] or result["stopped"] else "passed"
                 outcomes.append(
                     (python, versions, f"{outcome} in {time.monotonic() - began:.0f} s", json.dumps(result))
                 )

@@ -75,7 +75,7 @@ def compat_row(row: dict[str, Any]) -> dict[str, Any]:
         "versions": row["versions"],
         **{name: packages.get(name, "") for name in shown},
         "tests": ", ".join(path.removeprefix("tests/").removesuffix(".py") for path in row.get("tests", [])),
-        "passed": row.get("passed", row.get("error")),
+        "passed": f"{row['passed']}, stopped early" if row.get("stopped") else row.get("passed", row.get("error")),
         "failed": row.get("failed", ""),
         "expected failures": row.get("expected_failures", ""),
         "skipped": row.get("skipped", ""),

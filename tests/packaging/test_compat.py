@@ -63,9 +63,11 @@ def test_a_later_run_of_an_environment_takes_the_place_of_the_earlier_one(compat
     ]
 
 
-def test_the_metadata_names_the_pythons_on_which_everything_passed():
+def test_the_metadata_names_pythons_on_which_everything_passed():
     rows = json.loads((ROOT / "benchmarks" / "results" / "compat.json").read_text(encoding="utf-8"))["rows"]
-    clean = {".".join(row["python"].split(".")[:2]) for row in rows if row.get("failed") == 0 and row["passed"] > 0}
+    passed = [row for row in rows if row.get("failed") == 0 and row["passed"] > 0 and not row.get("stopped")]
+    # The whole test suite runs with the oldest Python.
+    clean = {"3.11"} | {".".join(row["python"].split(".")[:2]) for row in passed}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     classifiers = {text.rpartition(" :: ")[2] for text in project["classifiers"] if "Python :: 3" in text}
     assert classifiers == clean
