@@ -40,7 +40,7 @@ from common import RESULTS, write  # noqa: E402
 VERSIONS = ("tested", "lowest", "newest")
 PYTHONS = ("python3.11", "python3.12", "python3.13")
 # What these tests need of the extra `test`.
-TOOLS = {"bitsandbytes", "hypothesis", "pytest", "scikit-learn", "scipy"}
+TOOLS = {"bitsandbytes", "evaluate", "hypothesis", "pytest", "scikit-learn", "scipy"}
 TESTS = ("tests/test_import.py", "tests/compat", "tests/adapters", "tests/moe")
 INSTALLED = "tests/packaging/test_wheel.py::test_installed_package_works_without_the_checkout"
 ENVIRONMENT = {
