@@ -2,15 +2,19 @@
 """Installs the wheel in clean environments, outside the checkout, and tests it there.
 
 One environment for each Python and each choice of versions of the direct dependencies: those of constraints.txt
-(`tested`), the lower bounds of pyproject.toml (`lowest`), and whatever pip finds within the bounds (`newest`). An
-environment takes some gigabytes and is removed after its tests. Run by `make compat`; needs `packaging`.
+(`tested`), the lower bounds of pyproject.toml (`lowest`), and whatever pip finds within the bounds (`newest`). Only
+wheels are installed. An environment takes up to 7 GB and is removed after its tests, or kept in a folder and used
+again by the next run. What ran goes to benchmarks/results/compat.json, one row for each environment, and from there to
+docs/upgrading.md by `make scoreboard`. Run by `make compat`.
 
-    python .ci/compat.py --python python3.11 --python python3.13 --versions lowest newest
+    python .ci/compat.py --python python3.11 --python python3.13 --versions lowest newest --keep /tmp/environments
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -18,18 +22,26 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from common import RESULTS, write  # noqa: E402
+
+
 VERSIONS = ("tested", "lowest", "newest")
 PYTHONS = ("python3.11", "python3.12", "python3.13")
 # What these tests need of the extra `test`.
-TOOLS = {"bitsandbytes", "hypothesis", "pytest", "scikit-learn", "scipy"}
-TESTS = ("tests/test_import.py", "tests/compat", "tests/adapters")
+TOOLS = {"bitsandbytes", "evaluate", "hypothesis", "pytest", "scikit-learn", "scipy"}
+TESTS = ("tests/test_import.py", "tests/compat", "tests/adapters", "tests/moe")
 INSTALLED = "tests/packaging/test_wheel.py::test_installed_package_works_without_the_checkout"
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -39,11 +51,12 @@ ENVIRONMENT = {
 }
 
 
-def requirements() -> tuple[list[Requirement], list[Requirement]]:
-    """The direct dependencies, and the tools that the tests need."""
+def requirements() -> tuple[list[Requirement], dict[str, Requirement]]:
+    """The direct dependencies, and those of the extras that users and tests need, by name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    tools = map(Requirement, project["optional-dependencies"]["test"])
-    return list(map(Requirement, project["dependencies"])), [tool for tool in tools if tool.name in TOOLS]
+    extras = {name: texts for name, texts in project["optional-dependencies"].items() if name not in {"dev", "docs"}}
+    optional = map(Requirement, (text for texts in extras.values() for text in texts))
+    return list(map(Requirement, project["dependencies"])), {wanted.name: wanted for wanted in optional}
 
 
 def pins(versions: str, wanted: list[Requirement]) -> list[str]:
@@ -54,6 +67,15 @@ def pins(versions: str, wanted: list[Requirement]) -> list[str]:
         floors = {r.name: next(s.version for s in r.specifier if s.operator == ">=") for r in wanted}
         return [f"{name}=={floor}" for name, floor in floors.items()]
     return []
+
+
+def interpreter(name: str) -> str | None:
+    """The path of an interpreter that runs: a shim of pyenv is there also where its interpreter is not."""
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for path in filter(None, (shutil.which(name), *map(str, sorted(versions.glob(f"*/bin/{name}"))))):
+        if subprocess.run([path, "-V"], capture_output=True, check=False).returncode == 0:
+            return path
+    return None
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> None:
@@ -87,26 +109,88 @@ def build(folder: Path) -> Path:
     return wheel
 
 
-def check(python: str, versions: str, wheel: Path, folder: Path) -> list[str]:
-    """Install the wheel, run the tests, and return the versions that were tested."""
-    dependencies, tools = requirements()
-    venv, work = folder / "venv", folder / "work"
-    run(python, "-m", "venv", venv, cwd=folder)
+def version_of(python: str) -> str:
+    code = "import platform; print(platform.python_version())"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def without_wheel(inside: Path, wanted: dict[str, Requirement], constraints: Path, folder: Path) -> list[str]:
+    """Those of the optional dependencies that need something of which pip finds no wheel for this Python."""
+    pip = [inside, "-m", "pip", "install", "-q", "--dry-run", "--only-binary=:all:"]
+
+    def all_found(*names: str) -> bool:
+        texts = [str(wanted[name]) for name in names]
+        return subprocess.run([*pip, "-c", constraints, *texts], cwd=folder, check=False).returncode == 0
+
+    return [] if all_found(*wanted) else [name for name in sorted(wanted) if not all_found(name)]
+
+
+def counted(report: Path) -> dict[str, Any]:
+    """How many tests passed, failed, failed as expected or were skipped, and which failed: from a report of pytest."""
+    found: dict[str, Any] = {"passed": 0, "failed": 0, "expected_failures": 0, "skipped": 0, "failures": []}
+    for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314
+        if case.find("failure") is not None or case.find("error") is not None:
+            found["failed"] += 1
+            found["failures"].append(f"{case.get('classname')}::{case.get('name')}")
+        elif (skipped := case.find("skipped")) is not None:
+            found["expected_failures" if skipped.get("type") == "pytest.xfail" else "skipped"] += 1
+        else:
+            found["passed"] += 1
+    return found
+
+
+def check(python: str, versions: str, wheel: Path, folder: Path, tests: Sequence[str]) -> dict[str, Any]:
+    """Install the wheel, run the tests, and return what was tested with what outcome."""
+    dependencies, optional = requirements()
+    tools = [optional[name] for name in sorted(TOOLS)]
+    venv, work, report = folder / "venv", folder / "work", folder / "report.xml"
+    if not venv.exists():
+        run(python, "-m", "venv", venv, cwd=folder)
     constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join(pins(versions, dependencies + tools)) + "\n", encoding="utf-8")
+    lines = pins(versions, dependencies + list(optional.values()))
+    constraints.write_text("\n".join(lines) + "\n", encoding="utf-8")
     inside = venv / "bin" / "python"
-    run(inside, "-m", "pip", "install", "-q", "--no-compile", "-c", constraints, wheel, *map(str, tools), cwd=folder)
+    pip = (inside, "-m", "pip", "install", "-q", "--no-compile", "--only-binary=:all:", "-c", constraints)
+    run(*pip, wheel, *map(str, tools), cwd=folder)
+    # An environment that was kept has a wheel of the same version.
+    run(*pip, "--no-deps", "--force-reinstall", wheel, cwd=folder)
     run(inside, "-m", "pip", "check", cwd=folder)
     # The tests without the package, so that nothing but the installed one is found.
-    for name in ("tests", "recipes"):
+    shutil.rmtree(work, ignore_errors=True)
+    for name in ("tests", "recipes", "benchmarks/published"):
         shutil.copytree(ROOT / name, work / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, work)
     run(inside, "-m", "pytest", "-q", "-x", INSTALLED, cwd=work, HF_MIXTURE_INSTALLED=str(venv), **ENVIRONMENT)
-    run(inside, "-m", "pytest", "-q", "-m", "not slow", *TESTS, cwd=work, **ENVIRONMENT)
-    frozen = subprocess.run([inside, "-m", "pip", "freeze"], capture_output=True, text=True, check=True).stdout
-    named = {canonicalize_name(requirement.name) for requirement in dependencies}
-    return [line for line in frozen.splitlines() if canonicalize_name(line.partition("==")[0]) in named]
+    stopped = False
+    try:
+        run(inside, "-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *tests, cwd=work, **ENVIRONMENT)
+    except subprocess.CalledProcessError as error:
+        # 1 says that tests failed, 2 that somebody stopped them, and the report has those that ran; else none did.
+        if error.returncode not in {1, 2}:
+            raise
+        stopped = error.returncode == 2
+    listed = subprocess.run([inside, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
+    installed = {canonicalize_name(found["name"]): found["version"] for found in json.loads(listed.stdout)}
+    return {
+        "tests": list(tests),
+        "packages": {wanted.name: installed[canonicalize_name(wanted.name)] for wanted in dependencies},
+        **counted(report),
+        "stopped": stopped,
+        "no_wheel": without_wheel(inside, optional, constraints, folder),
+    }
+
+
+def record(row: dict[str, Any], folder: Path = RESULTS) -> None:
+    """Store a row in the place of the earlier one of the same Python and choice of versions."""
+
+    def key(row: dict[str, Any]) -> tuple[tuple[int, ...], int]:
+        return tuple(map(int, row["python"].split(".")[:2])), VERSIONS.index(row["versions"])
+
+    path = folder / "compat.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    rows = [other for other in rows if key(other) != key(row)] + [row]
+    write("compat", {"rows": sorted(rows, key=key)}, folder)
 
 
 def main() -> int:
@@ -114,23 +198,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", action="append", help=f"an interpreter; can be repeated (default: {PYTHONS})")
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=VERSIONS)
+    parser.add_argument("--tests", nargs="+", default=TESTS, metavar="PATH", help=f"default: {' '.join(TESTS)}")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where environments are kept, and found again")
     arguments = parser.parse_args()
     outcomes = []
     with tempfile.TemporaryDirectory() as shared:
         wheel = build(Path(shared))
         for python in arguments.python or PYTHONS:
             for versions in arguments.versions:
-                began, found = time.monotonic(), shutil.which(python)
-                # A shim of pyenv is there also where its interpreter is not.
-                if found is None or subprocess.run([found, "-V"], capture_output=True, check=False).returncode:
+                began, found = time.monotonic(), interpreter(python)
+                if found is None:
                     outcomes.append((python, versions, "skipped", "this interpreter is not installed"))
                     continue
-                with tempfile.TemporaryDirectory() as folder:
+                exact = version_of(found)
+                with contextlib.ExitStack() as stack:
+                    if arguments.keep:
+                        folder = str(arguments.keep.resolve() / f"{exact}-{versions}")
+                        Path(folder).mkdir(parents=True, exist_ok=True)
+                    else:
+                        folder = stack.enter_context(tempfile.TemporaryDirectory())
                     try:
-                        said = "passed", " ".join(check(found, versions, wheel, Path(folder)))
+                        result = check(found, versions, wheel, Path(folder), arguments.tests)
                     except subprocess.CalledProcessError as error:
-                        said = "FAILED", f"exit status {error.returncode}: {' '.join(map(str, error.cmd))}"
-                outcomes.append((python, versions, f"{said[0]} in {time.monotonic() - began:.0f} s", said[1]))
+                        command = " ".join(map(str, error.cmd)).replace(folder, "FOLDER")
+                        result = {"error": f"exit status {error.returncode}: {command}"}
+                record({"python": exact, "versions": versions} | result)
+                outcome = "FAILED" if "error" in result or result["failed"] or result["stopped"] else "passed"
+                outcomes.append(
+                    (python, versions, f"{outcome} in {time.monotonic() - began:.0f} s", json.dumps(result))
+                )
     print()
     for outcome in outcomes:
         print(*outcome, sep="  ")

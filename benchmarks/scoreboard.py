@@ -1,7 +1,7 @@
 """Writes what the documents say of the files in `results/`; `--check` only compares.
 
-The tables of the README, a page with a table of each result (docs/results.md), one table of all that was measured side
-by side (docs/scoreboard.md), and the figures in sentences that `claims.py` names.
+The tables of the README and of docs/upgrading.md, a page with a table of each result (docs/results.md), one table of
+all that was measured side by side (docs/scoreboard.md), and the figures in sentences that `claims.py` names.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from claim import correct
 from claims import CLAIMS
 from headlines import HEADLINES, headline
-from scoreboard_rows import SETTINGS, TABLES, side_by_side
+from scoreboard_rows import SETTINGS, TABLES, compat_row, side_by_side
 
 from hf_mixture.hub.cards import markdown_table
 from hf_mixture.methods import list_methods
@@ -24,7 +25,8 @@ from hf_mixture.methods import list_methods
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-README, PAGE, SCOREBOARD = "README.md", "docs/results.md", "docs/scoreboard.md"
+README, UPGRADING = "README.md", "docs/upgrading.md"
+PAGE, SCOREBOARD = "docs/results.md", "docs/scoreboard.md"
 PAGE_HEAD = """# Results
 
 What was measured, a table for each file of [benchmarks/results](../benchmarks/results), the negative results too;
@@ -125,27 +127,39 @@ def composition_table() -> str:
     return "\n".join([markdown_table(table), "", *(f'{number}. "{text}"' for number, text in enumerate(said, 1))])
 
 
-def render(text: str) -> str:
-    """Return the README with the text between each pair of markers replaced."""
-    bodies = {"methods": methods_table(), "composition": composition_table()}
-    for name, body in bodies.items():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+def compat_table() -> str:
+    """Which versions the wheel was tested with, in clean environments."""
+    rows = json.loads((RESULTS / "compat.json").read_text(encoding="utf-8"))["rows"]
+    return markdown_table([compat_row(row) for row in rows])
+
+
+def render(name: str, text: str) -> str:
+    """Return a document with the text between each pair of its markers replaced."""
+    for marker, body_of in MARKERS[name].items():
+        start, end = f"<!-- {marker} -->\n", f"<!-- /{marker} -->"
         head, _, rest = text.partition(start)
         _, _, tail = rest.partition(end)
         if not tail:
             raise ValueError(
-                f"README.md has no pair of markers {start.strip()} and {end}; add them where the table belongs"
+                f"{name} has no pair of markers {start.strip()} and {end}; add them where the table belongs"
             )
-        text = f"{head}{start}{body}\n{end}{tail}"
+        text = f"{head}{start}{body_of()}\n{end}{tail}"
     return text
+
+
+# Document -> marker -> who makes the text between it and its end.
+MARKERS: dict[str, dict[str, Callable[[], str]]] = {
+    README: {"methods": methods_table, "composition": composition_table},
+    UPGRADING: {"compat": compat_table},
+}
 
 
 def wanted_documents() -> dict[str, str]:
     """The text of each document that says something of the results, as the results have it."""
     texts = {SCOREBOARD: scoreboard(), PAGE: results_page()}
-    for name in {README: None} | {claim.document: None for claim in CLAIMS}:
+    for name in dict.fromkeys(MARKERS) | {claim.document: None for claim in CLAIMS}:
         text = correct(CLAIMS, name, (ROOT / name).read_text(encoding="utf-8"), RESULTS)
-        texts[name] = render(text) if name == README else text
+        texts[name] = render(name, text) if name in MARKERS else text
     return texts
 
 

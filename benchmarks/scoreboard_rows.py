@@ -66,6 +66,23 @@ def gpu_rows(result: dict[str, Any]) -> Rows:
     return [{"ratio": name, "median": quartiles(row)} for name, row in result["ratios"].items()]
 
 
+def compat_row(row: dict[str, Any]) -> dict[str, Any]:
+    """What was tested in one clean environment, and how it ended."""
+    shown = ("torch", "transformers", "peft", "accelerate", "datasets", "huggingface_hub", "numpy")
+    packages = row.get("packages", {})
+    return {
+        "Python": row["python"],
+        "versions": row["versions"],
+        **{name: packages.get(name, "") for name in shown},
+        "tests": ", ".join(path.removeprefix("tests/").removesuffix(".py") for path in row.get("tests", [])),
+        "passed": f"{row['passed']}, stopped early" if row.get("stopped") else row.get("passed", row.get("error")),
+        "failed": row.get("failed", ""),
+        "expected failures": row.get("expected_failures", ""),
+        "skipped": row.get("skipped", ""),
+        "extras without a wheel": ", ".join(row.get("no_wheel", [])),
+    }
+
+
 # Name of the result file -> heading and rows, in the order of the page.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "mos_step": ("One training step (forward, backward, AdamW)", step_rows),

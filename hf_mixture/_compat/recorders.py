@@ -24,6 +24,8 @@ def recorded_classes(model: nn.Module, key: str) -> tuple[type[nn.Module], ...]:
         declared = (module._can_record_outputs or {}).get(key, ())
         for recorder in declared if isinstance(declared, list) else [declared] if declared else ():
             target = recorder.target_class if isinstance(recorder, OutputRecorder) else recorder
-            if isinstance(target, type):
-                classes[target] = None
+            # A recorder of several classes holds a tuple of them.
+            for one in target if isinstance(target, tuple) else (target,):
+                if isinstance(one, type):
+                    classes[one] = None
     return tuple(classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from torch import nn
 from transformers import JetMoeConfig, JetMoeModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.models.jetmoe.modeling_jetmoe import JetMoeAttention, JetMoeTopKGating
@@ -25,9 +26,18 @@ class TwoRecorders(JetMoeModel):
     }
 
 
-def test_a_list_of_recorders_gives_all_classes():
+class OneRecorderOfTwo(JetMoeModel):
+    """As models of transformers 5.24 declare classes whose outputs are alike."""
+
+    _can_record_outputs = {  # noqa: RUF012
+        "router_logits": OutputRecorder((JetMoeAttention, JetMoeTopKGating))
+    }
+
+
+@pytest.mark.parametrize("model_class", [TwoRecorders, OneRecorderOfTwo])
+def test_several_recorded_classes_are_all_found(model_class):
     config = JetMoeConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, num_key_value_heads=1, kv_channels=4)
-    names = [router.__name__ for router in recorded_classes(TwoRecorders(config), "router_logits")]
+    names = [router.__name__ for router in recorded_classes(model_class(config), "router_logits")]
     assert names == ["JetMoeAttention", "JetMoeTopKGating"]
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from moe_families import MOE_FAMILIES, build_tiny_moe, find_packages_with_experts, module_of
-from moe_family_configs import EXCEPTIONS
+from moe_family_configs import BROKEN, EXCEPTIONS
 
 
 def recorded_classes(module):
@@ -46,6 +46,13 @@ def test_family_runs_on_random_routers(tiny):
     for name, tensor in values.items():
         assert tensor.isfinite().all(), name
         assert tensor.numel() == 1 or tensor.min() < tensor.max(), name
+
+
+def test_the_families_that_are_left_out_fail_in_transformers_itself():
+    for family, error in BROKEN.items():
+        broken = build_tiny_moe(family)
+        with pytest.raises(AttributeError, match=error):
+            broken.model(**broken.inputs)
 
 
 def test_the_same_seed_builds_the_same_model(tiny):

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import transformers
-from moe_family_configs import BY_MODEL_TYPE, EXCEPTIONS, SHARED, SYNONYMS, TOWER, UNMAPPED
+from moe_family_configs import BROKEN, BY_MODEL_TYPE, EXCEPTIONS, SHARED, SYNONYMS, TOWER, UNMAPPED
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES, model_type_to_module_name
 
@@ -61,7 +61,7 @@ def _classes() -> dict[str, tuple[str, str]]:
     return classes
 
 
-MOE_FAMILIES: tuple[str, ...] = tuple(sorted(_classes()))
+MOE_FAMILIES: tuple[str, ...] = tuple(sorted(_classes().keys() - BROKEN))
 
 
 def module_of(family: str) -> ModuleType:

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import transformers
+from packaging.version import Version
+
 
 # Names that one quantity has in the configurations of different families.
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -79,6 +82,7 @@ BY_MODEL_TYPE: dict[str, dict[str, Any]] = {
     },
     "glm4v_moe_text": {"rope_parameters": _MROPE | {"mrope_section": [2, 1, 1]}},
     "glm5_next_text": {"mlp_layer_types": _DENSE_FIRST, "index_kpool": 2, "qk_rope_head_dim": 0},
+    "hy_v4_vl_text": {"rope_parameters": _MROPE | {"mrope_section": [2, 1, 1]}},
     "inkling_audio": {"n_mel_bins": 4},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 61},
     # Fields that the code reads and the configuration class lacks.
@@ -122,6 +126,11 @@ BY_MODEL_TYPE: dict[str, dict[str, Any]] = {
 UNMAPPED: dict[str, tuple[str, str]] = {
     "qwen3_omni_moe_talker": ("qwen3_omni_moe", "Qwen3OmniMoeTalkerForConditionalGeneration"),
 }
+
+# Families that the installed version of transformers cannot run at all, and a part of its error.
+BROKEN: dict[str, str] = {}
+if Version(transformers.__version__).release[:2] == (5, 24):
+    BROKEN["llama4"] = "'MoeCausalLMOutputWithPast' object has no attribute 'image_outputs'"
 
 # Packages whose modelling code speaks of experts and holds no router of tokens.
 EXCEPTIONS: dict[str, str] = {

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
+from hf_mixture._compat.caches import CACHE_NAME, CACHE_NAMES
 from hf_mixture.models.mixture_of_thoughts.cache import MotCache
 from hf_mixture.models.mixture_of_thoughts.interplay import peers_of, read_by_peers
 from hf_mixture.models.mixture_of_thoughts.router import route
@@ -34,7 +35,7 @@ _UNSUPPORTED = {
     "prompt_lookup_num_tokens": "prompt look-up",
     "assistant_early_exit": "early exit",
     "cache_implementation": "a cache of a given implementation",
-    "past_key_values": "a cache of an earlier call",
+    **dict.fromkeys(CACHE_NAMES, "a cache of an earlier call"),
     "custom_generate": "custom generation",
     "inputs_embeds": "input embeddings",
     "streamer": "a streamer",
@@ -124,7 +125,7 @@ def generate(
                 input_ids=inputs["input_ids"].to(device),
                 attention_mask=inputs["attention_mask"].to(device),
                 **kwargs,
-                **({} if cache is None else {"past_key_values": cache}),
+                **({} if cache is None else {CACHE_NAME: cache}),
             )
         ids = written if isinstance(written, Tensor) else written.sequences
         outputs.append(written)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
+from hf_mixture._compat.caches import CACHE_NAME
 from hf_mixture.models.mixture_of_thoughts.objective import Group
 from hf_mixture.models.mixture_of_thoughts.peers import PeerLatents, PeerStates
 from hf_mixture.models.mixture_of_thoughts.router import Routing
@@ -137,7 +138,7 @@ def call(expert: PreTrainedModel, inputs: Mapping[str, Tensor], cache: Cache | N
     device = expert.get_input_embeddings().weight.device
     ids, mask = inputs["input_ids"].to(device), inputs["attention_mask"].to(device)
     positions = {name: value[:, -ids.shape[1] :] for name, value in _positions(expert, mask).items()}
-    kept = {} if cache is None else {"past_key_values": cache}
+    kept = {} if cache is None else {CACHE_NAME: cache}
     return expert(input_ids=ids, attention_mask=mask, **positions, **kept, use_cache=cache is not None)
 
 

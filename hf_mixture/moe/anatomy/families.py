@@ -205,6 +205,7 @@ FAMILIES: dict[str, Family] = {
     "FlexOlmoTopKRouter": _A,
     "HunYuanMoEV1Gate": Family(rule=_softmax, gate="wg"),
     "JambaTopKRouter": Family(rule=_softmax_raw),
+    "LaraMiniTopKRouter": _A,
     "MellumTopKRouter": _A,
     "MiniMaxTopKRouter": _A,
     "MixtralTopKRouter": _A,
@@ -248,6 +249,7 @@ FAMILIES: dict[str, Family] = {
     "Glm5NextTextTopkRouter": _C,
     "GlmMoeDsaTopkRouter": _C,
     "HYV4TopkRouter": _C,
+    "HYV4VLTopkRouter": _C,
     "KimiLinearTopkRouter": _C,
     "MiMoV2FlashTopkRouter": _C,
     "Mistral4TopkRouter": Family(rule=_mistral4),
@@ -269,6 +271,7 @@ FAMILIES: dict[str, Family] = {
     "HYV3TopKRouter": Family(
         rule=_sigmoid("router_scaling_factor", 1e-20), bias="e_score_correction_bias", bias_owner=".."
     ),
+    "Inkling2LoopTopKRouter": _NAMED,
     "Inkling2TopKRouter": _NAMED,
     "Kolibri1TopKRouter": Family(rule=_kolibri1, bias="e_score_correction_bias"),
     "LagunaTopKRouter": _PLAIN,

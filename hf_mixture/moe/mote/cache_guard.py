@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_mixture._compat.caches import CACHE_NAME, given_cache, returned_cache
+
 
 _MARK = "_hf_mixture_edition"
 _editions = itertools.count(1)
@@ -17,7 +19,7 @@ _editions = itertools.count(1)
 class CacheGuard:
     """Hooks that refuse a cache which another set of edits, or none, has filled.
 
-    They see the `past_key_values` of the module that was patched, outside compiled code.
+    They see the cache of keys and values of the module that was patched, outside compiled code.
     """
 
     def __init__(self) -> None:
@@ -34,7 +36,7 @@ class CacheGuard:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Refuse a cache of another edition; an empty one becomes part of this."""
-        cache = kwargs.get("past_key_values")
+        cache = given_cache(kwargs)
         if cache is None or torch.compiler.is_compiling() or not hasattr(cache, "get_seq_length"):
             return
         mark = getattr(cache, _MARK, None)
@@ -42,12 +44,12 @@ class CacheGuard:
             setattr(cache, _MARK, self.edition)
         elif mark != self.edition:
             raise ValueError(
-                "past_key_values was filled under other expert edits than the present ones, and would mix the two; "
+                f"{CACHE_NAME} was filled under other expert edits than the present ones, and would mix the two; "
                 "start with an empty cache"
             )
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Mark a cache that the model made itself."""
-        cache = getattr(output, "past_key_values", None)
+        cache = returned_cache(output)
         if hasattr(cache, "get_seq_length") and not torch.compiler.is_compiling():
             setattr(cache, _MARK, self.edition)

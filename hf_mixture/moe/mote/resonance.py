@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from hf_mixture._compat.caches import given_cache
 from hf_mixture._compat.experts import interface_problem
 from hf_mixture.moe.anatomy import MoeRouter, RouterOutput, UnsupportedRouterError, find_routers
 from hf_mixture.moe.anatomy.call_inputs import named_inputs, padding_mask_of
@@ -181,7 +182,7 @@ class FtriCollector:
                 "the model was called without input_ids or inputs_embeds, so that no token can be counted"
             )
         shape = shaped.shape[:2]
-        mask, cache = padding_mask_of(inputs), inputs.get("past_key_values")
+        mask, cache = padding_mask_of(inputs), given_cache(inputs)
         num_past = 0 if cache is None else int(cache.get_seq_length())
         ones = torch.ones(shape, dtype=torch.bool, device=shaped.device)
         valid = ones if mask is None else mask[:, -shape[1] :].to(ones.device) != 0

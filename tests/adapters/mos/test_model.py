@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from adapters_of_transformers import needs_adapter_methods
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -114,6 +115,7 @@ def test_a_failed_second_adapter_leaves_the_first_alone(llama, mos_config, token
     assert torch.equal(model(tokens).logits, expected)
 
 
+@needs_adapter_methods
 def test_a_corrected_configuration_is_accepted_after_a_refused_one(llama, mos_config, tokens):
     model = llama()
     for name in ("first", "second"):

@@ -120,6 +120,7 @@ def test_sampling_follows_the_seed_and_several_samples_of_a_row():
         ({"prompt_lookup_num_tokens": 3}, "prompt look-up"),
         ({"cache_implementation": "static"}, "a cache of a given implementation"),
         ({"past_key_values": DynamicCache()}, "a cache of an earlier call"),
+        ({"cache": DynamicCache()}, "a cache of an earlier call"),
         ({"streamer": object()}, "a streamer"),
     ],
 )

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapters_of_transformers import needs_adapter_methods
 from moe_families import build_tiny_moe
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
@@ -256,13 +257,18 @@ def test_bad_arguments() -> None:
         bake(tiny.model, edits.signed(build_tiny_moe("mixtral", seed=1).model))
     with pytest.raises(TypeError, match="merge adapters"):
         bake(get_peft_model(build_tiny_moe("mixtral").model, LoraConfig(target_modules=["q_proj"])), edits)
-    tiny.model.add_adapter(LoraConfig(target_modules=["q_proj"]))
-    with pytest.raises(ValueError, match="has adapters"):
-        bake(tiny.model, edits)
     with torch.device("meta"):
         empty = type(tiny.model)(tiny.model.config)
     with pytest.raises(ValueError, match="offloaded"):
         bake(empty, edits, check_fingerprint=False)
+
+
+@needs_adapter_methods
+def test_a_model_with_adapters_of_transformers_is_refused() -> None:
+    tiny = build_tiny_moe("mixtral")
+    tiny.model.add_adapter(LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="has adapters"):
+        bake(tiny.model, edits_of((GATES[0], 0, "off")))
 
 
 def test_leak_rate_counts_choices_of_experts_that_are_off() -> None:

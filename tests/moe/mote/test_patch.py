@@ -17,6 +17,7 @@ from mote_runs import draw_edits, observe_run
 from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from hf_mixture._compat.caches import CACHE_NAME, returned_cache
 from hf_mixture.moe.anatomy import UnsupportedRouterError, find_routers
 from hf_mixture.moe.mote.edit import ExpertEdit
 from hf_mixture.moe.mote.edits import ExpertEdits
@@ -309,21 +310,22 @@ def test_generation_with_and_without_a_cache(family: str) -> None:
     assert torch.equal(tiny.model.generate(**prompt, **options), stock)
 
 
-def test_a_cache_of_other_edits_is_refused_and_a_new_one_is_not(qwen: Any) -> None:
+@pytest.mark.parametrize("name", sorted({"past_key_values", CACHE_NAME}))
+def test_a_cache_of_other_edits_is_refused_and_a_new_one_is_not(qwen: Any, name: str) -> None:
     """Keys and values of the stock model must not be continued under edits, nor the other way of two edits."""
     first, second = qwen.inputs["input_ids"][:1, :5], qwen.inputs["input_ids"][:1, 5:]
 
     def fill(cache: Any = None) -> Any:
         with torch.no_grad():
-            return qwen.model(input_ids=first, past_key_values=cache, use_cache=True).past_key_values
+            return returned_cache(qwen.model(input_ids=first, use_cache=True, **{name: cache}))
 
     def go_on(cache: Any) -> torch.Tensor:
         with torch.no_grad():
-            return qwen.model(input_ids=second, past_key_values=copy.deepcopy(cache), use_cache=True).logits
+            return qwen.model(input_ids=second, use_cache=True, **{name: copy.deepcopy(cache)}).logits
 
     stock = fill()
     with tune_experts(qwen.model, OFF) as handle:
-        with pytest.raises(ValueError, match="past_key_values was filled under other expert edits"):
+        with pytest.raises(ValueError, match=f"{CACHE_NAME} was filled under other expert edits"):
             go_on(stock)
         for own in (fill(), fill(DynamicCache(config=qwen.model.config))):
             continued = go_on(own)

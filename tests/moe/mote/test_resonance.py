@@ -15,6 +15,7 @@ from moe_families import MOE_FAMILIES, build_tiny_moe
 from mote_runs import observe_run
 from two_processes import run_on_two
 
+from hf_mixture._compat.caches import CACHE_NAME, returned_cache
 from hf_mixture.moe.anatomy import UnsupportedRouterError, find_routers
 from hf_mixture.moe.mote.edits import ExpertEdit, ExpertEdits
 from hf_mixture.moe.mote.patch import tune_experts
@@ -212,13 +213,13 @@ def test_what_cannot_be_counted_is_refused() -> None:
     wrong = r"returned torch.int64 \[4, 7\]; it must return torch.bool"
     with FtriCollector(model, tokens=lambda batch: batch.valid.long()), pytest.raises(ValueError, match=wrong):
         model(**batch)
-    cache = model(**batch).past_key_values
+    cache = returned_cache(model(**batch))
     with FtriCollector(model), pytest.raises(ValueError, match="its prompt was not run inside this collector"):
-        model(batch["input_ids"][:, :1], past_key_values=cache)
+        model(batch["input_ids"][:, :1], **{CACHE_NAME: cache})
     with FtriCollector(model):
-        cache = model(**batch).past_key_values
+        cache = returned_cache(model(**batch))
         with pytest.raises(ValueError, match="without prefill_chunk_size and without an assistant"):
-            model(batch["input_ids"][:, :2], past_key_values=cache)
+            model(batch["input_ids"][:, :2], **{CACHE_NAME: cache})
     with FtriCollector(model), pytest.raises(ValueError, match="does not say which tokens are padding"):
         model(batch["input_ids"], attention_mask=torch.ones(4, 1, 7, 7, dtype=torch.bool))
     with pytest.raises(UnsupportedRouterError, match="an encoder with a decoder"):
