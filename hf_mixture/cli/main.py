@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import importlib
 import importlib.metadata
 import logging
@@ -25,6 +26,13 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         # An abbreviated option would shadow a recipe key of the same spelling.
         super().__init__(**{"allow_abbrev": False, **kwargs})
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+            remedy = f"did you mean {nearest[0]!r}?" if nearest else f"choose from {', '.join(names)}"
+            raise argparse.ArgumentError(action, f"unknown choice {value!r}; {remedy}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
@@ -59,8 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = build_parser()
+    if not words:
+        parser.print_help(sys.stderr)
     try:
-        args, unknown = build_parser().parse_known_args(argv)
+        args, unknown = parser.parse_known_args(["--help"] if words == ["help"] else words)
     except SystemExit as stop:
         return int(stop.code or 0)
     if unknown and not getattr(args, "accepts_overrides", False):
@@ -68,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     args.overrides = unknown
     try:
+        if getattr(args, "recipe", None) is not None:
+            # A name that does not exist is said at once, not after seconds of imports.
+            from hf_mixture.training.resolve import find_recipe
+
+            find_recipe(args.recipe)
         if getattr(args, "needs_registration", True):
             finish_import()
         code = int(args.run(args))

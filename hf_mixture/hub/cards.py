@@ -145,6 +145,20 @@ def write_dataset_card(folder: str | PathLike[str], facts: Mapping[str, Any]) ->
     return _write(_existing_folder(folder), "dataset_card.md.jinja", facts)
 
 
+def name_for_a_card(place: str) -> str:
+    """What a card calls a model: an id or a relative path as it is, a place on this machine by its last part.
+
+    Args:
+        place: A Hub id, or a path.
+
+    Example:
+        >>> from hf_mixture.hub.cards import name_for_a_card
+        >>> name_for_a_card("mistralai/Mixtral-8x7B-v0.1"), name_for_a_card("/home/me/mixtral")
+        ('mistralai/Mixtral-8x7B-v0.1', 'mixtral')
+    """
+    return Path(place).name if Path(place).is_absolute() else place
+
+
 def package_versions() -> dict[str, str]:
     """Return the installed version of each package that a card names.
 

@@ -77,8 +77,12 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ([], "COMMAND"),
-        (["trian"], "invalid choice: 'trian'"),
+        (["--traceback"], "COMMAND"),
+        (["trian"], "unknown choice 'trian'; did you mean 'train'?"),
+        (
+            ["train", "my_txt"],
+            "not one of the packaged recipes; did you mean 'my_text'?",
+        ),
         (["list", "--jso"], "unknown arguments --jso; see hf-mixture list --help"),
         (["doctor", "no/such/folder"], "neither a folder nor a Hub id"),
     ],
@@ -89,6 +93,15 @@ def test_bad_input_is_one_line_and_exit_code_2(argv: list[str], said: str, capsy
     assert error.startswith("error: ")
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("usage: hf-mixture")
+    assert main(["help"]) == 0
+    assert capsys.readouterr().out in shown.err
 
 
 def test_traceback_on_request() -> None:
