@@ -47,7 +47,7 @@ def check_finished_card(folder: Path) -> None:
     assert {"license", "tags"} <= set(yaml.safe_load(metadata))
     assert _OF_A_MACHINE.findall(card) == []
     for block in code_blocks(text):
-        assert block.language in ("bash", "json", "python", "yaml")
+        assert block.language in ("bash", "json", "python", "toml", "yaml")
         if block.language == "python":
             compile(block.code, str(folder), "exec")
     pictures = {path.name: path for path in folder.glob("*.png")}

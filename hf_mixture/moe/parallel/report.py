@@ -137,7 +137,12 @@ def save_search(found: FoldingSearch, folder: Path, *, model: str, command: str,
         tags=["expert-parallelism", "folding", "hf-mixture", "mixture-of-experts"],
     )
     lines = ["---", data.to_yaml(), "---", "", f"# {model} on {found.cluster.num_gpus} GPUs", ""]
-    lines += [f"Layouts, best first, after MoE Parallel Folding (arXiv 2504.14960): `{command}`", "", said, ""]
+    lines += [
+        f"Layouts, best first, after MoE Parallel Folding (arXiv 2504.14960): `{command}`",
+        "",
+        _with_lists(said),
+        "",
+    ]
     lines += ["## How to use it", ""]
     lines += ["```python", "from hf_mixture import FoldingPlan", "", f"plan = FoldingPlan({sizes})"]
     by_transformers = [one for one in found.fitting if one.engines["transformers"] is None]
@@ -166,6 +171,16 @@ def save_search(found: FoldingSearch, folder: Path, *, model: str, command: str,
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "plan.json", json.dumps(document, indent=2) + "\n")
     write_atomic(folder / "README.md", "\n".join(lines))
+
+
+def _with_lists(said: str) -> str:
+    """Indented lines as items of lists, which are what they are in Markdown."""
+    lines = []
+    for line in said.splitlines():
+        if line.startswith("  ") and lines[-1] and not lines[-1].startswith("- "):
+            lines.append("")
+        lines.append(f"- {line[2:]}" if line.startswith("  ") else line)
+    return "\n".join(lines)
 
 
 def _row(candidate: Candidate) -> dict[str, Any]:
