@@ -11,15 +11,28 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import errno
 import importlib
 import importlib.metadata
 import logging
 import os
 import pkgutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+
+# What the operating system says of a place to write to, and what helps.
+_REMEDIES = {
+    errno.EACCES: "choose a place that you may read and write",
+    errno.EEXIST: "it is a file where a folder is needed, choose another name",
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.ENOTDIR: "a part of the path is a file, choose another folder",
+    errno.EPERM: "choose a place that you may read and write",
+    errno.EROFS: "choose a folder that can be written to",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _REMEDIES:
+        return f"{error.filename}: {error.strerror}; {_REMEDIES[error.errno]}"
     text = " ".join(str(error).split())
     if isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError) and text:
         return text
@@ -148,6 +163,8 @@ def finish_import() -> None:
     """
     # bitsandbytes warns in each process without the optional `kernels` package; in a command's output it is noise.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # What peft still calls, and transformers warns of, at the start of each training.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     package = sys.modules["hf_mixture"]
     if "__all__" in vars(package):
         return
