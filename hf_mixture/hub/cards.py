@@ -110,6 +110,7 @@ def write_model_card(
         "method": method,
         "paper": paper,
         "base_model": base_model,
+        "base_is_local": _is_local(folder, base_model),
         "license": license,
         "command": command,
         "learning_curve": learning_curve,
@@ -238,8 +239,7 @@ def _model_metadata(folder: Path, base_model: str, license: str, peft_type: str,
     from huggingface_hub import ModelCardData
 
     # The Hub rejects a base_model that is a local path.
-    is_local = Path(base_model).exists() or (folder / base_model).exists()
-    on_hub = _HUB_ID.fullmatch(base_model) is not None and not is_local
+    on_hub = _HUB_ID.fullmatch(base_model) is not None and not _is_local(folder, base_model)
     return ModelCardData(
         library_name="peft",
         license=license,
@@ -247,6 +247,10 @@ def _model_metadata(folder: Path, base_model: str, license: str, peft_type: str,
         pipeline_tag="text-generation",
         tags=sorted({"hf-mixture", peft_type.lower(), "transformers", *tags}),
     ).to_yaml()
+
+
+def _is_local(folder: Path, base_model: str) -> bool:
+    return Path(base_model).exists() or (folder / base_model).exists()
 
 
 def _usage(needs_hf_mixture: bool, location: str, tokenizer: str, prompt: str) -> str:
