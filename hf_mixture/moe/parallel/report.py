@@ -175,7 +175,7 @@ def save_search(found: FoldingSearch, folder: Path, *, model: str, command: str,
 
 def _with_lists(said: str) -> str:
     """Indented lines as items of lists, which are what they are in Markdown."""
-    lines = []
+    lines: list[str] = []
     for line in said.splitlines():
         if line.startswith("  ") and lines[-1] and not lines[-1].startswith("- "):
             lines.append("")
