@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,17 @@ import pytest
 from cards import FINISHED, check_finished_card
 from PIL import Image
 
+from hf_mixture.cli.main import build_parser
 from hf_mixture.training.resolve import find_recipe
 
 
+MADE_BY = dict(
+    re.findall(
+        r"^\| \[(\w+)\]\(\w+/README\.md\)[^|]*\| `(hf-mixture [^`]+)` \|$",
+        (FINISHED / "README.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+)
 NAMES = sorted(path.parent.name for path in FINISHED.glob("*/README.md"))
 
 
@@ -23,16 +32,20 @@ def test_a_finished_card_is_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_finished_card_names_a_recipe_that_exists(name: str) -> None:
+def test_a_finished_card_is_made_by_a_command_that_exists(name: str) -> None:
+    words = shlex.split(MADE_BY[name])
+    args, _ = build_parser().parse_known_args(words[1:])
+    recipe = getattr(args, "recipe", None)
+    if recipe is not None:
+        find_recipe(recipe)
     card = (FINISHED / name / "README.md").read_text(encoding="utf-8")
-    command = re.search(r"hf-mixture ([^`\n]+)", card)
-    assert command is not None
-    find_recipe(Path(command[1].split()[-1]).stem)
+    assert f"hf-mixture {words[1]}" in card
+    # A data set is made again from the recipe beside its card, everything else by the name of its recipe.
+    assert recipe is None or recipe in card or "hf-mixture curate recipe.yaml" in card
 
 
 def test_the_list_of_cards_is_complete() -> None:
-    listed = re.findall(r"\]\((\w+)/README\.md\)", (FINISHED / "README.md").read_text(encoding="utf-8"))
-    assert sorted(listed) == NAMES
+    assert sorted(MADE_BY) == NAMES
 
 
 def collect(folder: Path, name: str) -> subprocess.CompletedProcess[str]:

@@ -10,21 +10,42 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
+import errno
 import importlib
 import importlib.metadata
 import logging
 import os
 import pkgutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+
+# What the operating system says of a place to write to, and what helps.
+_REMEDIES = {
+    errno.EACCES: "choose a place that you may read and write",
+    errno.EEXIST: "it is a file where a folder is needed, choose another name",
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.ENOTDIR: "a part of the path is a file, choose another folder",
+    errno.EPERM: "choose a place that you may read and write",
+    errno.EROFS: "choose a folder that can be written to",
+}
 
 
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         # An abbreviated option would shadow a recipe key of the same spelling.
         super().__init__(**{"allow_abbrev": False, **kwargs})
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+            remedy = f"did you mean {nearest[0]!r}?" if nearest else f"choose from {', '.join(names)}"
+            raise argparse.ArgumentError(action, f"unknown choice {value!r}; {remedy}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
@@ -59,8 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = build_parser()
+    if not words:
+        parser.print_help(sys.stderr)
     try:
-        args, unknown = build_parser().parse_known_args(argv)
+        args, unknown = parser.parse_known_args(["--help"] if words == ["help"] else words)
     except SystemExit as stop:
         return int(stop.code or 0)
     if unknown and not getattr(args, "accepts_overrides", False):
@@ -68,6 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     args.overrides = unknown
     try:
+        if getattr(args, "recipe", None) is not None:
+            # A name that does not exist is said at once, not after seconds of imports.
+            from hf_mixture.training.resolve import find_recipe
+
+            find_recipe(args.recipe)
         if getattr(args, "needs_registration", True):
             finish_import()
         code = int(args.run(args))
@@ -88,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _REMEDIES:
+        return f"{error.filename}: {error.strerror}; {_REMEDIES[error.errno]}"
     text = " ".join(str(error).split())
     if isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError) and text:
         return text
@@ -131,6 +163,8 @@ def finish_import() -> None:
     """
     # bitsandbytes warns in each process without the optional `kernels` package; in a command's output it is noise.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # What peft still calls, and transformers warns of, at the start of each training.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     package = sys.modules["hf_mixture"]
     if "__all__" in vars(package):
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
         return _run_recipe(args)
     if args.model is None or args.gpus is None:
         raise ValueError("hf-mixture plan needs --model and --gpus, or --recipe")
+    from hf_mixture.hub.cards import name_for_a_card
     from hf_mixture.moe.parallel.planner import plan_folding
     from hf_mixture.moe.parallel.report import as_json, describe_search, save_search
     from hf_mixture.moe.parallel.shape import cluster_of
@@ -45,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise FileNotFoundError(f"{args.model!r} cannot be read: {str(error).splitlines()[0]}") from error
     if args.output is not None:
-        command = f"hf-mixture plan --model {args.model} --gpus {args.gpus} --gpu {args.gpu}"
-        command += f" --seq {args.seq} --batch {args.batch}"
-        save_search(found, Path(args.output), model=args.model, command=command, top=args.top)
+        model = name_for_a_card(args.model)
+        command = f"hf-mixture plan --model {shlex.quote(model)} --gpus {args.gpus} --gpu {args.gpu}"
+        command += f" --seq {args.seq} --batch {args.batch} --output {shlex.quote(Path(args.output).name)}"
+        save_search(found, Path(args.output), model=model, command=command, top=args.top)
     if args.json:
         print(json.dumps(as_json(found, top=args.top), indent=2))
     else:

@@ -18,7 +18,7 @@ from hf_mixture.data.installed import DOMAINS, installed_packages
 from hf_mixture.data.source import Source, shorten
 from hf_mixture.data.spdx import UNKNOWN
 from hf_mixture.data.splits import SPLITS, split_of
-from hf_mixture.data.textfiles import read_texts
+from hf_mixture.data.textfiles import read_texts, visible_files
 
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ HELD_OUT = 0.1
 _BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
 # What `save_to_disk` leaves.
 _SAVED = ("dataset_dict.json", "state.json")
+# A path that ends so is a file that is missing here, not the name of a data set on the Hub.
+_FILES = (*_BUILDERS, ".md", ".rst", ".tex", ".text", ".txt")
 _VALIDATION = ("validation", "valid", "val", "dev")
 _BATCH = 1000
 
@@ -73,6 +75,8 @@ def load_domains(sources: Mapping[str, Any], *, held_out: float = HELD_OUT) -> d
     for name, source in parsed.items():
         try:
             loaded[name] = load_domain(source, held_out=held_out)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"domain {name!r}: {error}") from error
         except ValueError as error:
             raise ValueError(f"domain {name!r}: {error}") from error
     return loaded
@@ -269,12 +273,20 @@ def is_folder_of_texts(source: Source) -> bool:
     path = Path(source.path)
     if not _is_plain(source) or not path.is_dir():
         return False
-    return not any(child.suffix.lower() in _BUILDERS or child.name in _SAVED for child in path.iterdir())
+    children = list(path.iterdir())
+    if any(child.name in _SAVED for child in children):
+        return False
+    if not any(child.suffix.lower() in _BUILDERS for child in children):
+        return True
+    # A package.json among the source files of a program is one of its documents, a README beside tables is not.
+    is_table = [Path(name).suffix.lower() in _BUILDERS for name in visible_files(path)]
+    return sum(is_table) < len(is_table) / 2
 
 
 def read_source(source: Source) -> Any:
     """The raw data set at a path."""
     from datasets import load_dataset, load_from_disk
+    from huggingface_hub.errors import HFValidationError
 
     path = Path(source.path)
     if path.is_dir() and any((path / name).is_file() for name in _SAVED):
@@ -287,10 +299,16 @@ def read_source(source: Source) -> Any:
         kwargs = {"path": _BUILDERS[path.suffix.lower()], "data_files": str(path)}
     elif is_folder_of_texts(source):
         return read_texts(path)
+    elif plain and not path.exists() and (path.is_absolute() or path.suffix.lower() in _FILES):
+        raise FileNotFoundError(f"path={source.path!r}: there is no such file or folder here; check the path")
     # A slice such as "train[:10%]" is not the name of a split: datasets has to cut it.
     split = source.split if not source.split.isidentifier() else None
     try:
         return load_dataset(**kwargs, split=split)
+    except HFValidationError:
+        raise FileNotFoundError(
+            f"path={source.path!r} is no file or folder here, and no name of a data set on the Hub; check the path"
+        ) from None
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"path={source.path!r} is no file or folder here, and could not be loaded from the Hub "
@@ -336,7 +354,9 @@ def _columns(part: Dataset, source: Source) -> Dataset:
         # What a curation found.
         part = part.rename_column("license_spdx", "license")
     kept = [name for name in ("text", "license", "path") if part.features.get(name) in (string, Value("large_string"))]
-    part = part.select_columns(kept).cast_column("text", string)
+    part = part.select_columns(kept)
+    if kind != string:
+        part = part.cast_column("text", string)
     if "license" not in kept or source.license is not None:
         label = source.license or (part.info.license if part.info else None) or UNKNOWN
         part = part.remove_columns([name for name in kept if name == "license"])

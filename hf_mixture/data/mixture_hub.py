@@ -130,8 +130,14 @@ def _line(text: str) -> str:
     return " ".join(text.replace(START, "").replace(END, "").split())
 
 
-def update_card(card: str | None, mixture: Mixture, repo_id: str) -> str:
+def update_card(card: str | None, mixture: Mixture, repo_id: str, *, license: str | None = None) -> str:
     """Return the card with the mixture's section replaced, or added at its end.
+
+    Args:
+        card: The card, or None for a new one.
+        mixture: The mixture.
+        repo_id: Where the card says that the mixture is.
+        license: Licence of a new card where the mixture has none. Default: none.
 
     Raises:
         ValueError: The card has one marker without the other.
@@ -140,7 +146,7 @@ def update_card(card: str | None, mixture: Mixture, repo_id: str) -> str:
     if card is None:
         from huggingface_hub import DatasetCardData
 
-        license = mixture.license.lower() if mixture.license else None
+        license = mixture.license.lower() if mixture.license else license
         facts = DatasetCardData(license=license, tags=["hf_mixture", "data-mixture"])
         return f"---\n{facts.to_yaml()}\n---\n\n{section}\n"
     start, end = card.find(START), card.find(END)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+
+logger = logging.getLogger(__name__)
 
 DOCUMENT_CHARS = 2000
 MANY = 100
@@ -112,7 +115,7 @@ def _plain(text: str) -> str:
 def read_texts(path: Path, *, cut: bool = False) -> Dataset:
     """Read a text file, cut into documents, or every text file of a folder, one document each.
 
-    Hidden files and files that are not UTF-8 text are skipped.
+    Hidden files are skipped, and files that are not UTF-8 text, with a warning that counts them.
 
     Args:
         path: The file or folder.
@@ -134,6 +137,14 @@ def read_texts(path: Path, *, cut: bool = False) -> Dataset:
         files = visible_files(path)
         shown = tqdm(files, desc=f"reading {path}", unit="file", disable=len(files) < 1000)
         rows = [(text, name) for name in shown if (text := read_text(path / name)) is not None]
+        if skipped := sorted(set(files) - {name for _, name in rows}):
+            logger.warning(
+                "%s: %d of %d files are not UTF-8 text and are left out, %s the first",
+                path,
+                len(skipped),
+                len(files),
+                skipped[0],
+            )
         if cut:
             least = _least_length(sum(len(text) for text, _ in rows))
             rows = [

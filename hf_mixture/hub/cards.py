@@ -110,6 +110,7 @@ def write_model_card(
         "method": method,
         "paper": paper,
         "base_model": base_model,
+        "base_is_local": _is_local(folder, base_model),
         "license": license,
         "command": command,
         "learning_curve": learning_curve,
@@ -143,6 +144,20 @@ def write_dataset_card(folder: str | PathLike[str], facts: Mapping[str, Any]) ->
         ValueError: If `folder` is not a directory.
     """
     return _write(_existing_folder(folder), "dataset_card.md.jinja", facts)
+
+
+def name_for_a_card(place: str) -> str:
+    """What a card calls a model: an id or a relative path as it is, a place on this machine by its last part.
+
+    Args:
+        place: A Hub id, or a path.
+
+    Example:
+        >>> from hf_mixture.hub.cards import name_for_a_card
+        >>> name_for_a_card("mistralai/Mixtral-8x7B-v0.1"), name_for_a_card("/home/me/mixtral")
+        ('mistralai/Mixtral-8x7B-v0.1', 'mixtral')
+    """
+    return Path(place).name if Path(place).is_absolute() else place
 
 
 def package_versions() -> dict[str, str]:
@@ -224,8 +239,7 @@ def _model_metadata(folder: Path, base_model: str, license: str, peft_type: str,
     from huggingface_hub import ModelCardData
 
     # The Hub rejects a base_model that is a local path.
-    is_local = Path(base_model).exists() or (folder / base_model).exists()
-    on_hub = _HUB_ID.fullmatch(base_model) is not None and not is_local
+    on_hub = _HUB_ID.fullmatch(base_model) is not None and not _is_local(folder, base_model)
     return ModelCardData(
         library_name="peft",
         license=license,
@@ -233,6 +247,10 @@ def _model_metadata(folder: Path, base_model: str, license: str, peft_type: str,
         pipeline_tag="text-generation",
         tags=sorted({"hf-mixture", peft_type.lower(), "transformers", *tags}),
     ).to_yaml()
+
+
+def _is_local(folder: Path, base_model: str) -> bool:
+    return Path(base_model).exists() or (folder / base_model).exists()
 
 
 def _usage(needs_hf_mixture: bool, location: str, tokenizer: str, prompt: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +49,26 @@ class Journal:
         self.finish(part, work())
         shutil.rmtree(self.folder / "checkpoints" / part, ignore_errors=True)
 
+    def forget(self, parts: Iterable[str]) -> None:
+        """Record that parts have to be done again, on disk."""
+        self.finished = {part: measured for part, measured in self.finished.items() if part not in set(parts)}
+        self._write()
+
     def finish(self, part: str, measured: Any) -> None:
         """Record a part as finished, on disk, before the run goes on."""
         self.finished[part] = measured
+        self._write()
+
+    def _write(self) -> None:
         write_json(
             self.folder / "journal.json",
             {"format": FORMAT, "version": VERSION, "num_processes": self.num_processes, "finished": self.finished},
         )
 
 
-def check_folder(folder: Path, recipe_yaml: str, *, resume: bool, num_processes: int) -> None:
+def check_folder(
+    folder: Path, recipe_yaml: str, *, resume: bool, num_processes: int, free: Collection[str] = ()
+) -> None:
     """Refuse a run folder that this run may not write to; nothing is written.
 
     Args:
@@ -66,6 +76,7 @@ def check_folder(folder: Path, recipe_yaml: str, *, resume: bool, num_processes:
         recipe_yaml: The resolved recipe.
         resume: Whether to continue what is there.
         num_processes: Processes of this run.
+        free: Keys of the recipe that may differ from those of the run. Default: none.
 
     Raises:
         ValueError: If the folder holds something else than a run, a run of another recipe or with another number of
@@ -87,7 +98,7 @@ def check_folder(folder: Path, recipe_yaml: str, *, resume: bool, num_processes:
     different = [
         f"{path} ({old!r} there, {new!r} now)"
         for path, old, new in _differences(before, parse_yaml(recipe_yaml))
-        if path != "output_dir"
+        if path not in {"output_dir", *free}
     ]
     if different:
         raise ValueError(
@@ -124,12 +135,13 @@ def open_journal(folder: Path, recipe_yaml: str, *, num_processes: int) -> Journ
     return _read(folder, num_processes)
 
 
-def begin(recipe: PlainRecipe, *, resume: bool) -> Journal:
+def begin(recipe: PlainRecipe, *, resume: bool, free: Collection[str] = ()) -> Journal:
     """Open the journal of a run of one process, or begin one.
 
     Args:
         recipe: The resolved recipe.
         resume: Whether to continue what is in its output folder.
+        free: Keys of the recipe that may differ from those of the run; the folder then has the new ones.
 
     Returns:
         The journal.
@@ -138,7 +150,9 @@ def begin(recipe: PlainRecipe, *, resume: bool) -> Journal:
         ValueError: As `check_folder`; nothing has been written.
     """
     folder = Path(recipe.output_dir).resolve()
-    check_folder(folder, recipe.to_yaml(), resume=resume, num_processes=1)
+    check_folder(folder, recipe.to_yaml(), resume=resume, num_processes=1, free=free)
+    if free and (folder / "recipe.yaml").exists():
+        write_atomic(folder / "recipe.yaml", recipe.to_yaml())
     return open_journal(folder, recipe.to_yaml(), num_processes=1)
 
 

@@ -126,9 +126,15 @@ def _empty_model(recipe: Recipe) -> Any:
             # The header of the file says enough: a plan converts nothing.
             file = find_wheel(model.from_wheel)
             place, given["gguf_file"] = str(file.parent), file.name
-        config = AutoConfig.from_pretrained(
-            place, **{name: value for name, value in given.items() if value is not None}
-        )
+        try:
+            config = AutoConfig.from_pretrained(
+                place, **{name: value for name, value in given.items() if value is not None}
+            )
+        except OSError as error:
+            raise FileNotFoundError(
+                f"the model {place!r} cannot be loaded ({str(error).splitlines()[0]}); check the name and the "
+                "network, or give --model a folder with a model and its tokenizer"
+            ) from error
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -61,8 +62,12 @@ def find_recipe(name: str) -> str:
     packaged = {item.name: item for item in files("hf_mixture.recipes").iterdir() if item.name.endswith(".yaml")}
     if f"{name}.yaml" in packaged:
         return packaged[f"{name}.yaml"].read_text(encoding="utf-8")
-    names = ", ".join(sorted(item.removesuffix(".yaml") for item in packaged))
-    raise ValueError(f"recipe {name!r} is not a file and not one of the packaged recipes ({names}); give a path")
+    names = sorted(item.removesuffix(".yaml") for item in packaged)
+    if path.is_dir():
+        raise ValueError(f"recipe {name!r} is a folder; give the YAML file in it, or the name of a packaged recipe")
+    nearest = difflib.get_close_matches(path.stem, names, n=1, cutoff=0.5)
+    known = f"; did you mean {nearest[0]!r}?" if nearest else f", which are {', '.join(names)}"
+    raise ValueError(f"recipe {name!r} is not a file and not one of the packaged recipes{known}")
 
 
 def resolve_recipe(

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import MixtralConfig
 
 import hf_mixture.cli
 from hf_mixture import list_methods, list_routers
@@ -77,8 +78,12 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ([], "COMMAND"),
-        (["trian"], "invalid choice: 'trian'"),
+        (["--traceback"], "COMMAND"),
+        (["trian"], "unknown choice 'trian'; did you mean 'train'?"),
+        (
+            ["train", "my_txt"],
+            "not one of the packaged recipes; did you mean 'my_text'?",
+        ),
         (["list", "--jso"], "unknown arguments --jso; see hf-mixture list --help"),
         (["doctor", "no/such/folder"], "neither a folder nor a Hub id"),
     ],
@@ -89,6 +94,25 @@ def test_bad_input_is_one_line_and_exit_code_2(argv: list[str], said: str, capsy
     assert error.startswith("error: ")
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("usage: hf-mixture")
+    assert main(["help"]) == 0
+    assert capsys.readouterr().out in shown.err
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    MixtralConfig().save_pretrained(tmp_path / "mixtral")
+    (tmp_path / "plan").write_text("A file.", encoding="utf-8")
+    words = ["plan", "--model", str(tmp_path / "mixtral"), "--gpus", "8", "--gpu", "h200", "--output"]
+    assert main([*words, str(tmp_path / "plan")]) == 2
+    assert f"error: {tmp_path / 'plan'}: File exists; it is a file where a folder" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "plan" / "inner")]) == 2
+    assert "plan/inner: Not a directory; a part of the path is a file" in capsys.readouterr().err
 
 
 def test_traceback_on_request() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from cards import run_card
 from tiny_facts import WORDS, prompts, save, word_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -136,11 +137,17 @@ def test_experts_that_are_named_are_edited_without_a_scan(
     layer = next(router.layer for router in find_routers(AutoModelForCausalLM.from_pretrained(model)))
     folder = tmp_path / "edits"
     assert run("edit", model, "--off", f"{layer}:1", f"{layer}:3", "--output", folder) == 0
-    assert "2 edits (reroute) written to" in capsys.readouterr().out
+    assert (
+        f"2 edits (reroute)  {folder / 'expert_edits.json'}\ncard  {folder / 'README.md'}" in capsys.readouterr().out
+    )
     edits = ExpertEdits.from_pretrained(folder)
     assert [(edit.layer, edit.expert, edit.op) for edit in edits.edits] == [(layer, 1, "off"), (layer, 3, "off")]
     assert edits.fingerprint is not None
-    assert "AutoMoTE.from_pretrained" in (folder / "README.md").read_text(encoding="utf-8")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"Made with `hf-mixture mote edit {model.name} --off {layer}:1 {layer}:3" in card
+    assert "| 3 | off |" in card
+    assert str(tmp_path) not in card
+    run_card(folder)
     ids = torch.tensor([word_tokenizer()("w3 w4 w5")["input_ids"]])
     with torch.no_grad():
         plain = AutoModelForCausalLM.from_pretrained(model)(ids).logits

@@ -70,6 +70,22 @@ def test_a_folder_of_few_files_is_cut_at_blank_lines(tmp_path: Path, caplog: pyt
     assert "2 files are too few to hold some out" in caplog.text
 
 
+def test_files_that_are_not_utf_8_text_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i, text in enumerate(TEXTS):
+        (tmp_path / f"{i}.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "scan.pdf").write_bytes(b"%PDF-1.4\n\xe2\xe3\xcf\xd3\0")
+    (tmp_path / "windows.txt").write_text("f\u00fcr", encoding="utf-16")
+    check(load_domain(tmp_path))
+    assert "2 of 202 files are not UTF-8 text and are left out, scan.pdf the first" in caplog.text
+
+
+def test_a_folder_of_texts_may_hold_a_json_file(tmp_path: Path) -> None:
+    for i, text in enumerate(TEXTS[:-1]):
+        (tmp_path / f"{i}.py").write_text(text, encoding="utf-8")
+    (tmp_path / "package.json").write_text(TEXTS[-1], encoding="utf-8")
+    check(load_domain(tmp_path))
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_table_files_and_folders_of_them(suffix: str, tmp_path: Path) -> None:
     folder = tmp_path / "tables"
@@ -77,6 +93,7 @@ def test_table_files_and_folders_of_them(suffix: str, tmp_path: Path) -> None:
     rows = Dataset.from_dict({"text": TEXTS, "license": ["MIT"] * len(TEXTS), "n": [1] * len(TEXTS)})
     path = folder / f"data.{suffix}"
     {"jsonl": rows.to_json, "csv": rows.to_csv, "parquet": rows.to_parquet}[suffix](path)
+    (folder / "README.md").write_text("A table.", encoding="utf-8")
     for data in (load_domain(path), load_domain(folder)):
         check(data, license="MIT")
         assert sorted(data["train"].column_names) == ["license", "text"]
@@ -179,3 +196,11 @@ def test_a_curated_data_set_keeps_the_licences_that_were_found() -> None:
     data = load_domain(curated)
     found = {row["text"]: row["license"] for part in data.values() for row in part}
     assert found == dict(zip(TEXTS, licences, strict=True))
+
+
+@pytest.mark.parametrize("name", ["nots.txt", "mail/2024.jsonl", "/no/such/folder", "notes/", "meine Notizen"])
+def test_a_misspelt_path_is_not_asked_for_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(FileNotFoundError, match=f"domain 'notes': path='{name}'.*; check the path"):
+        load_domains({"notes": name})

@@ -81,6 +81,7 @@ def test_a_stock_adapter_needs_no_import(tmp_path: Path) -> None:
     assert "import hf_mixture" not in text
     assert "export-lora" not in text
     assert ModelCard.load(card).data.base_model is None
+    assert "set\n`base_model_name_or_path` in `adapter_config.json` to its id." in card.read_text(encoding="utf-8")
 
 
 def test_usage_with_a_tokenizer_generates_text(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ def add_parser(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the edits on the model, and write them."""
+    from hf_mixture.hub.cards import name_for_a_card
     from hf_mixture.moe.anatomy import find_routers
     from hf_mixture.moe.mote.edits import ExpertEdits
+    from hf_mixture.moe.mote.edits_file import FILE_NAME
     from hf_mixture.moe.mote.patch import tune_experts
     from hf_mixture.moe.mote.places import expert_edit
     from hf_mixture.moe.mote.report import write_edits_card
@@ -50,6 +53,9 @@ def run(args: argparse.Namespace) -> int:
     tune_experts(model, edits).remove()
     folder = Path(args.output)
     edits.save_pretrained(folder)
-    write_edits_card(folder, edits, None, [])
-    print(f"{len(edits)} edits ({edits.mode}) written to {folder}")
+    places = [word for op in ("off", "on") if getattr(args, op) for word in (f"--{op}", *getattr(args, op))]
+    mode = ["--mode", args.mode] if args.off else []
+    words = ["hf-mixture", "mote", "edit", name_for_a_card(args.model), *places, *mode, "--output", folder.name]
+    write_edits_card(folder, edits, None, [], command=shlex.join(words))
+    print(f"{len(edits)} edits ({edits.mode})  {folder / FILE_NAME}\ncard  {folder / 'README.md'}")
     return 0

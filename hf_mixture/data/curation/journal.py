@@ -42,8 +42,9 @@ class Journal:
         if lines:
             check_format(lines[0], FORMAT, VERSION, where=str(self.path), remedy="choose another output_dir")
             with reading(self.path, "choose another output_dir"):
-                _check(folder, lines[0], header, resume=resume)
+                saved = dict(lines[0]["recipe"])
                 self.done = {line["part"]: dict(line["facts"]) for line in lines[1:]}
+            _check(folder, saved, header["recipe"], resume=resume)
         else:
             self._header = header
 
@@ -88,9 +89,8 @@ class Journal:
             os.fsync(file.fileno())
 
 
-def _check(folder: Path, saved: Any, header: Mapping[str, Any], *, resume: bool) -> None:
-    if saved["recipe"] != header["recipe"]:
-        old, new = saved["recipe"], header["recipe"]
+def _check(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, resume: bool) -> None:
+    if old != new:
         different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         raise ValueError(
             f"output_dir={str(folder)!r} holds a curation by another recipe; it differs in {', '.join(different)}. "

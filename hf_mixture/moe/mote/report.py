@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,19 @@ def report_text(results: Mapping[str, Any], edits: ExpertEdits) -> str:
     Returns:
         Markdown.
     """
+    lines = [
+        f"Share of the responses labelled `{results['target']}`, and of right answers where they are known. Random: "
+        f"mean and standard deviation of {results['num_draws']} draws of as many experts.",
+        "",
+        comparison_table(results),
+        "",
+        *([] if results.get("has_topic_control") else [NO_TOPIC, ""]),
+        *_closing_lines(edits),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _closing_lines(edits: ExpertEdits) -> list[str]:
     listed = [
         {
             "router": f"`{edit.module}`",
@@ -84,13 +98,7 @@ def report_text(results: Mapping[str, Any], edits: ExpertEdits) -> str:
         }
         for edit in edits.edits
     ]
-    lines = [
-        f"Share of the responses labelled `{results['target']}`, and of right answers where they are known. Random: "
-        f"mean and standard deviation of {results['num_draws']} draws of as many experts.",
-        "",
-        comparison_table(results),
-        "",
-        *([] if results.get("has_topic_control") else [NO_TOPIC, ""]),
+    return [
         f"## Edits: mode `{edits.mode}`",
         "",
         markdown_table(listed) if listed else "None.",
@@ -99,11 +107,15 @@ def report_text(results: Mapping[str, Any], edits: ExpertEdits) -> str:
         "",
         markdown_table([{"package": name, "version": version} for name, version in package_versions().items()]),
     ]
-    return "\n".join(lines) + "\n"
 
 
 def write_edits_card(
-    folder: Path, edits: ExpertEdits, results: Mapping[str, Any] | None, pictures: Sequence[str]
+    folder: Path,
+    edits: ExpertEdits,
+    results: Mapping[str, Any] | None,
+    pictures: Sequence[str],
+    *,
+    command: str | None = None,
 ) -> None:
     """Write the `README.md` of a folder with expert edits.
 
@@ -112,12 +124,18 @@ def write_edits_card(
         edits: The edits.
         results: The content of `results.json` of an evaluation, where there was one.
         pictures: Names of PNG files in the folder.
+        command: The command that made the edits. Default: the card names none.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     base = edits.base_model_name_or_path
+    is_local = base is not None and Path(base).exists()
+    if base is not None and is_local:
+        # As in the cards of adapters: whoever loads the edits from this folder finds the model from here.
+        base = Path(os.path.relpath(base, folder)).as_posix()
     data = ModelCardData(
-        base_model=base if base and not Path(base).exists() else None,
+        base_model=None if is_local else base,
+        license="apache-2.0",
         library_name="hf-mixture",
         tags=["expert-edits", "hf-mixture", "mixture-of-experts", "mote"],
     )
@@ -127,16 +145,29 @@ def write_edits_card(
         f"{len(edits)} edits of the experts of a `{edits.model_type}` model, after Mixture of Tunable Experts "
         "(arXiv 2502.11096). The folder holds no weights of a model.",
         "",
+        *([] if command is None else [f"Made with `{command}`.", ""]),
         "```python",
         "from hf_mixture import AutoMoTE",
         "",
         f'model = AutoMoTE.from_pretrained(".", base_model="{base or "BASE_MODEL"}")',
         "```",
         "",
+        *(
+            ["The model is a folder beside these edits; publish it too, and name its id instead.", ""]
+            if is_local
+            else []
+        ),
         *[f"![]({name})\n" for name in pictures],
-        "Not evaluated yet: `hf-mixture mote eval` compares the edits with random ones.\n"
-        if results is None
-        else report_text(results, edits),
+        *(
+            [
+                "Not evaluated yet: `hf-mixture mote eval` compares the edits with random ones.",
+                "",
+                *_closing_lines(edits),
+                "",
+            ]
+            if results is None
+            else [report_text(results, edits)]
+        ),
     ]
     write_atomic(folder / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines))))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.cards import markdown_table
+from hf_mixture.hub.cards import markdown_table, package_versions
 from hf_mixture.moe.parallel.engines import to_megatron_args, to_torchtitan
 from hf_mixture.moe.parallel.planner import Candidate, FoldingSearch
 
@@ -38,9 +38,11 @@ def describe_search(found: FoldingSearch, *, top: int = 5) -> str:
         "",
         markdown_table([_row(candidate) for candidate in found.fitting[:top]]),
         "",
+        "tp, cp, dp, pp: tensor, context, data and pipeline parallelism; ep, etp, edp: expert, tensor and data "
+        "parallelism of the experts; virtual: stages of the pipeline on a GPU.",
         "MFU is estimated, without load imbalance. GB are those of a GPU; traffic is what a GPU sends in a step.",
         "",
-        f"Best: {best.mapping.plan.sizes()}, {best.mapping.micro_batch} sequences in a micro-batch"
+        f"Best: {best.mapping.plan.sizes()}, micro-batches of {best.mapping.micro_batch}"
         + (f", {best.mapping.virtual_stages} virtual stages" if best.mapping.virtual_stages > 1 else ""),
     ]
     for engine, problem in best.engines.items():
@@ -124,10 +126,24 @@ def save_search(found: FoldingSearch, folder: Path, *, model: str, command: str,
     Raises:
         ValueError: If no mapping fits; nothing has been written.
     """
+    from huggingface_hub import ModelCardData
+
     document, said = as_json(found, top=top) | {"model": model}, describe_search(found, top=top)
     plan = found.best.mapping.plan
     sizes = ", ".join(f"{name}={getattr(plan, name)}" for name in ("world", *_PLAN_SIZES))
-    lines = [f"# {model} on {found.cluster.num_gpus} GPUs", "", f"`{command}`", "", said, "", "## How to use it", ""]
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="hf-mixture",
+        tags=["expert-parallelism", "folding", "hf-mixture", "mixture-of-experts"],
+    )
+    lines = ["---", data.to_yaml(), "---", "", f"# {model} on {found.cluster.num_gpus} GPUs", ""]
+    lines += [
+        f"Layouts, best first, after MoE Parallel Folding (arXiv 2504.14960): `{command}`",
+        "",
+        _with_lists(said),
+        "",
+    ]
+    lines += ["## How to use it", ""]
     lines += ["```python", "from hf_mixture import FoldingPlan", "", f"plan = FoldingPlan({sizes})"]
     by_transformers = [one for one in found.fitting if one.engines["transformers"] is None]
     if found.best.engines["transformers"] is None:
@@ -150,9 +166,21 @@ def save_search(found: FoldingSearch, folder: Path, *, model: str, command: str,
     lines += [f"pretrain_gpt.py {' '.join(to_megatron_args(plan))}  # Megatron-LM", "```", ""]
     if found.best.engines["torchtitan"] is None:
         lines += ["For torchtitan:", "", "```toml", to_torchtitan(plan).rstrip(), "```", ""]
+    versions = [{"package": name, "version": version} for name, version in package_versions().items()]
+    lines += ["`plan.json` has all of it for programs.", "", "## Versions", "", markdown_table(versions), ""]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "plan.json", json.dumps(document, indent=2) + "\n")
     write_atomic(folder / "README.md", "\n".join(lines))
+
+
+def _with_lists(said: str) -> str:
+    """Indented lines as items of lists, which are what they are in Markdown."""
+    lines: list[str] = []
+    for line in said.splitlines():
+        if line.startswith("  ") and lines[-1] and not lines[-1].startswith("- "):
+            lines.append("")
+        lines.append(f"- {line[2:]}" if line.startswith("  ") else line)
+    return "\n".join(lines)
 
 
 def _row(candidate: Candidate) -> dict[str, Any]:

@@ -94,7 +94,9 @@ def describe(recipe: CurateRecipe) -> str:
 
 
 def _tell(curated: CuratedDataset, recipe: CurateRecipe, push: str | None) -> None:
-    print(f"\n{describe_curated(curated.report)}\n\ndata set  {curated.folder}/dataset", flush=True)
+    place = curated.folder
+    lines = [f"data set  {place}/dataset", f"card      {place}/dataset/README.md", f"rejected  {place}/rejected"]
+    print("\n".join(["", describe_curated(curated.report), "", *lines]), flush=True)
     if push is not None:
         print(f"published {curated.push_to_hub(push, private=recipe.recipe.publish.private)}", flush=True)
 

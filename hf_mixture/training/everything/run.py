@@ -13,7 +13,7 @@ from typing import Any
 from hf_mixture.training.everything import parts
 from hf_mixture.training.everything.outcome import conclude, finish
 from hf_mixture.training.everything.parts import EverythingRun
-from hf_mixture.training.everything.publish import assemble, pull, push
+from hf_mixture.training.everything.publish import assemble, base_name, pull, push
 from hf_mixture.training.everything.recipe import EverythingRecipe
 from hf_mixture.training.journal import begin
 
@@ -41,8 +41,11 @@ def everything_recipe(
     print(describe(recipe), flush=True)
     if dry_run:
         return {}
-    journal = begin(recipe, resume=resume)
+    journal = begin(recipe, resume=resume, free=("hub",))
     run = EverythingRun(recipe=recipe, journal=journal, folder=journal.folder, command=command)
+    if journal.finished.get("publish", {"base": base_name(run)}) != {"base": base_name(run)}:
+        # A run that has ended without the Hub, or with another repository, is published anew.
+        journal.forget(("publish", "push", "pull"))
     journal.measure(parts.CURATE, lambda: parts.curate_text(run))
     journal.measure(parts.CLUSTERS, lambda: parts.make_domains(run))
     journal.measure(parts.SEARCH, lambda: parts.find_mixture(run))

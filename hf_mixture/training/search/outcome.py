@@ -17,7 +17,7 @@ from hf_mixture.training.report import write_report, write_results
 from hf_mixture.training.search.find import Found
 from hf_mixture.training.search.plan import SearchPlan
 from hf_mixture.training.search.recipe import SearchRecipe
-from hf_mixture.training.search.report import body, compare, comparison_table, draw, write_card
+from hf_mixture.training.search.report import body, compare, comparison_table, draw, verdict, write_card
 
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def conclude(
     write_card(folder, shown, mixture, plots)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     place = Path(recipe.output_dir)
-    print(f"\n{comparison_table(results)}\n")
+    print(f"\n{comparison_table(results)}\n\n{verdict(results)}\n")
     print(
         f"mixture  {place}/mixture.json\nreport   {place}/report.md\ncard     {place}/README.md\n"
         f"results  {place}/results.json",

@@ -97,6 +97,24 @@ def comparison_table(results: Mapping[str, Any]) -> str:
     return markdown_table(rows)
 
 
+def verdict(results: Mapping[str, Any]) -> str:
+    """One sentence: whether the mixture that was found did better than the baselines.
+
+    Args:
+        results: The content of `results.json`, with its `objective` and `comparison`.
+    """
+    ours, *others = results["comparison"]["systems"]
+    sign = 1 if results["objective"]["direction"] == "minimize" else -1
+    best = min(others, key=lambda system: sign * system["objective"]["mean"], default=ours)
+    lead = sign * (best["objective"]["mean"] - ours["objective"]["mean"])
+    if lead < 0:
+        return (
+            f"{best['name']} is better than {ours['name']} by {figure(-lead)} in the mean of the seeds: prefer it, or "
+            "search with more runs or text."
+        )
+    return f"{ours['name']} is better than {best['name']}, the next, by {figure(lead)} in the mean of the seeds."
+
+
 def losses_table(results: Mapping[str, Any]) -> str:
     """The mean loss of every mixture on every domain and target."""
     systems = results["comparison"]["systems"]
@@ -124,7 +142,7 @@ def write_card(folder: Path, results: Mapping[str, Any], mixture: Mixture, plots
     """
     from hf_mixture.data.mixture_hub import update_card
 
-    section = update_card(None, mixture, ".")
+    section = update_card(None, mixture, ".", license="apache-2.0")
     head, _, rest = section.removeprefix("---\n").partition("---\n")
     text = f"---\n{head}---\n\n# {results['name']}\n\n{rest.strip()}\n\n{body(results, plots)}\n"
     write_atomic(folder / "README.md", text)
@@ -144,6 +162,8 @@ def body(results: Mapping[str, Any], plots: Mapping[str, str]) -> str:
         "was scored on.",
         "",
         comparison_table(results),
+        "",
+        verdict(results),
         "",
         losses_table(results),
         "",

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from hf_mixture.data.source import Source
 from hf_mixture.training.commands import check_command
 from hf_mixture.training.recipe import TokenizerSpec, source_of
 from hf_mixture.training.resolve import (
@@ -48,9 +51,7 @@ def resolve_search(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smok
     check_command(values, "mix search")
     recipe = build(SearchRecipe, values, "")
     check_folder_names("domains", recipe.domains)
-    for section in (recipe.domains, recipe.targets):
-        for name, values in section.items():
-            source_of(name, values)
+    _check_sources(recipe)
     if shared := sorted(set(recipe.domain_names) & set(recipe.targets)):
         raise ValueError(f"targets has {shared[0]!r}, which is a domain; a domain is scored anyway: remove it")
     if recipe.targets:
@@ -63,6 +64,21 @@ def resolve_search(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smok
     _check_method(recipe)
     _check_comparison(recipe)
     return recipe
+
+
+def _check_sources(recipe: SearchRecipe) -> None:
+    for name, values in recipe.targets.items():
+        source_of(name, values)
+    names: dict[Source, str] = {}
+    for name, values in recipe.domains.items():
+        source = source_of(name, values)
+        place = replace(source, path=str(Path(source.path)))
+        if place in names:
+            raise ValueError(
+                f"domains {names[place]} and {name} are the same ({source.path}), so no run can tell their shares "
+                "apart; remove one"
+            )
+        names[place] = name
 
 
 def _check_numbers(recipe: SearchRecipe) -> None:

@@ -43,15 +43,15 @@ def unlearn_recipe(
     """
     from transformers.utils import logging
 
-    print(describe(recipe), flush=True)
-    if dry_run:
-        return {}
     data = load_data(recipe)
     if recipe.k >= data.train.num_items:
         raise ValueError(
             f"k={recipe.k} is not below the {data.train.num_items} items, so that every list would hold all of them; "
             "lower it"
         )
+    print(describe(recipe, data), flush=True)
+    if dry_run:
+        return {}
     run = Run(recipe, begin(recipe, resume=resume), data)
     # A run saves and loads many small models; its own lines show how far it is.
     logging.disable_progress_bar()
@@ -65,9 +65,21 @@ def unlearn_recipe(
         logging.enable_progress_bar()
 
 
-def describe(recipe: UnlearnRecipe) -> str:
-    """Format a plan for people."""
+def describe(recipe: UnlearnRecipe, data: Any) -> str:
+    """Format a plan for people.
+
+    Args:
+        recipe: The recipe.
+        data: What `load_data` gives.
+
+    Returns:
+        The text.
+    """
     lines = [f"{recipe.name}: {recipe.description.strip()}".rstrip(" :"), "", f"output folder  {recipe.output_dir}"]
+    train = data.train
+    lines.append(
+        f"data           {len(train):,} interactions of {train.num_users:,} users and {train.num_items:,} items"
+    )
     for backbone, request in recipe.cases:
         spec = recipe.requests[request]
         seeds = ", ".join(map(str, recipe.seeds_of(request)))

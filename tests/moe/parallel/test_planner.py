@@ -204,6 +204,10 @@ def test_a_plan_is_a_file_and_a_card(tmp_path, capsys):
     assert sizes == document["best"]["sizes"]
     assert made.get("stock", made["plan"]).to_distributed_config().ep_size
     assert " ".join(document["best"]["megatron_args"]) in card
+    assert "\nlicense: apache-2.0\n" in card.split("---\n")[1]
+    # The model and the folder are named without the place where they lie on this machine.
+    assert "`hf-mixture plan --model model --gpus 64" in card
+    assert str(tmp_path) not in card
     assert main(["doctor", str(tmp_path / "plan")]) == 0
     assert "layouts over GPUs (folding)" in capsys.readouterr().out
     assert main([*words[:1], "--recipe", "plan_mixtral", "--output", "x"]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,24 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[HubDouble, Path, dic
 def test_a_fresh_process_has_the_same_outputs(done: tuple[HubDouble, Path, dict[str, Any]]) -> None:
     pulled = done[2]["pull"]
     assert pulled["max_difference"] <= 1e-5 * pulled["max_logit"]
+
+
+def test_a_run_that_has_ended_is_pushed_elsewhere(
+    done: tuple[HubDouble, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    finished = done[1]
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    words = ["everything", "everything", "--smoke", "--output_dir", str(run), "--hub", "tester/again", "--resume"]
+    with running_hub() as hub:
+        command = [sys.executable, "-m", "hf_mixture_cli", *words]
+        environment = hub.environment(tmp_path / "home")
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert "A fresh process has loaded it from tester/again" in ended.stdout
+    assert "== search" not in ended.stdout
+    config = json.loads((run / "published" / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == "tester/again-base"
 
 
 def test_two_processes_that_were_killed_train_as_one(done: tuple[HubDouble, Path, dict[str, Any]]) -> None:

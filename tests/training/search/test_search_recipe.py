@@ -33,6 +33,12 @@ def test_the_resolved_recipe_reads_back(values: dict[str, Any]) -> None:
     assert resolve(values, smoke=True).comparison.seeds == [3]
 
 
+def test_two_domains_from_one_place_are_refused(values: dict[str, Any]) -> None:
+    values["domains"]["again"] = f"{values['domains']['code']}/"
+    with pytest.raises(ValueError, match=r"domains (code and again|again and code) are the same .*; remove one"):
+        resolve(values)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [

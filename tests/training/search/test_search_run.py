@@ -18,7 +18,7 @@ from tiny_search import tiny_search, write_search
 from hf_mixture.cli.main import main
 from hf_mixture.data.mixture import Mixture
 from hf_mixture.data.search import RunTable
-from hf_mixture.training.search.report import comparison_table
+from hf_mixture.training.search.report import comparison_table, verdict
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -153,3 +153,17 @@ def test_a_killed_search_ends_like_an_uninterrupted_one(tmp_path: Path, method: 
     assert main(["mix", "search", str(paths[1]), "--resume"]) == 0
     # Domains are files of the two folders with the same text.
     assert outcome(folders[1] / "run") == outcome(folders[0] / "run")
+
+
+@pytest.mark.parametrize(
+    ("direction", "means", "said"),
+    [
+        ("minimize", (5.25, 5.12, 5.17), "natural is better than regmix by 0.1300 in the mean"),
+        ("minimize", (5.0, 5.12, 5.17), "regmix is better than natural, the next, by 0.1200 in the mean"),
+        ("maximize", (0.5, 0.4, 0.7), "stratified is better than regmix by 0.2000 in the mean"),
+    ],
+)
+def test_whether_the_search_has_helped_is_said(direction: str, means: tuple[float, ...], said: str) -> None:
+    names = ("regmix", "natural", "stratified")
+    systems = [{"name": name, "objective": {"mean": mean}} for name, mean in zip(names, means, strict=True)]
+    assert said in verdict({"objective": {"direction": direction}, "comparison": {"systems": systems}})

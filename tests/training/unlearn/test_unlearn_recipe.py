@@ -85,8 +85,9 @@ def test_data_that_are_not_here_are_named_before_anything_is_written(tmp_path: P
         find_recipe("unlearn_tiktok"),
         overrides=[("data.path", str(tmp_path / "none.npz")), ("output_dir", str(tmp_path / "run"))],
     )
-    with pytest.raises(ValueError, match=r"data.path='.*none.npz' is not a file; .*docs/mmrecun.md"):
-        unlearn_recipe(recipe)
+    for dry_run in (False, True):
+        with pytest.raises(ValueError, match=r"data.path='.*none.npz' is not a file; .*docs/mmrecun.md"):
+            unlearn_recipe(recipe, dry_run=dry_run)
     assert not (tmp_path / "run").exists()
 
 
