@@ -54,7 +54,7 @@ test: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow"
 
 test-all: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+	$(TEST_ENV) TESTS_UNDER_TORCHRUN=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 quality: $(STAMP)
 	$(BIN)/ruff check $(CODE)

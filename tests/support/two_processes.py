@@ -22,7 +22,9 @@ def run_on_two(worker: Path, *arguments: object, timeout: float = 300) -> str:
 def run_on(number: int, worker: Path, *arguments: object, timeout: float = 300) -> str:
     """Run a script on processes of this machine as torchrun does, and fail with its output if it fails.
 
-    The processes are forked, so they order sets alike; where that might hide a fault, use `run_under_torchrun`.
+    With TESTS_UNDER_TORCHRUN=1, as `make test-all` sets it, torchrun starts them. Else they are forked from a server that
+    has imported everything, which saves most of the time of a short test; such processes order sets alike, so where that
+    might hide a fault, use `run_under_torchrun`.
 
     Args:
         number: How many processes.
@@ -33,6 +35,8 @@ def run_on(number: int, worker: Path, *arguments: object, timeout: float = 300) 
     Returns:
         What it wrote to standard error.
     """
+    if os.environ.get("TESTS_UNDER_TORCHRUN") == "1":
+        return run_under_torchrun(number, worker, *arguments, timeout=timeout)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = [
         {
