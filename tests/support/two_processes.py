@@ -22,9 +22,9 @@ def run_on_two(worker: Path, *arguments: object, timeout: float = 300) -> str:
 def run_on(number: int, worker: Path, *arguments: object, timeout: float = 300) -> str:
     """Run a script on processes of this machine as torchrun does, and fail with its output if it fails.
 
-    With TESTS_UNDER_TORCHRUN=1, as `make test-all` sets it, torchrun starts them. Else they are forked from a server that
-    has imported everything, which saves most of the time of a short test; such processes order sets alike, so where that
-    might hide a fault, use `run_under_torchrun`.
+    With TESTS_UNDER_TORCHRUN=1, as `make test-all` sets it, torchrun starts them. Else they are forked from a server
+    that has imported everything, which saves most of the time of a short test; such processes order sets alike, so
+    where that might hide a fault, use `run_under_torchrun`.
 
     Args:
         number: How many processes.
