@@ -150,7 +150,7 @@ def check(python: str, versions: str, wheel: Path, folder: Path, tests: Sequence
     lines = pins(versions, dependencies + list(optional.values()))
     constraints.write_text("\n".join(lines) + "\n", encoding="utf-8")
     inside = venv / "bin" / "python"
-    pip = (inside, "-m", "pip", "install", "-q", "--no-compile", "--only-binary=:all:", "-c", constraints)
+    pip = (inside, "-m", "pip", "install", "-q", "--only-binary=:all:", "-c", constraints)
     run(*pip, wheel, *map(str, tools), cwd=folder)
     # An environment that was kept has a wheel of the same version.
     run(*pip, "--no-deps", "--force-reinstall", wheel, cwd=folder)

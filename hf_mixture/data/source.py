@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -132,13 +133,20 @@ def check_inside(field: str, path: str) -> None:
 
     An absolute path or a URL says openly where it leads and passes; `..` and `~` do not.
     """
-    parts = re.split(r"[/\\]", path)
-    if ".." in parts or path.startswith("~"):
+    if _climbs(path):
         raise ValueError(
             f"{field}={shorten(path)} leaves its folder ('..' or '~'); a path in a mixture must stay inside its "
-            "folder or be "
-            "absolute: write it without them"
+            "folder or be absolute: write it without them"
         )
+
+
+def written_openly(path: str) -> str:
+    """Return a path that climbs (`../notes.txt`, `~/notes`) as an absolute one, and any other as it is."""
+    return os.path.abspath(os.path.expanduser(path)) if _climbs(path) else path
+
+
+def _climbs(path: str) -> bool:
+    return ".." in re.split(r"[/\\]", path) or path.startswith("~")
 
 
 def _check_files(files: Any) -> FilesOfSplit:

@@ -191,7 +191,8 @@ def source_of(name: str, values: Any) -> Source:
 
     Args:
         name: Name of the domain in the recipe.
-        values: A path, or the fields of `hf_mixture.data.Source`.
+        values: A path, or the fields of `hf_mixture.data.Source`. A path alone may begin with `..` or `~`; the source
+            then has the absolute one.
 
     Returns:
         The source.
@@ -204,11 +205,11 @@ def source_of(name: str, values: Any) -> Source:
         >>> source_of("docs", "installed:docs").path
         'installed:docs'
     """
-    from hf_mixture.data.source import Source
+    from hf_mixture.data.source import Source, written_openly
 
     where = f"domains.{name}"
     if isinstance(values, str):
-        return Source(values)
+        return Source(written_openly(values))
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} is {values!r}; give a path, or a mapping with a path")
     check_names(values, {item.name for item in dataclasses.fields(Source)}, where)

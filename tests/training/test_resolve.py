@@ -7,7 +7,7 @@ import pytest
 import yaml
 from tiny_recipe import tiny_recipe
 
-from hf_mixture.training.recipe import Recipe
+from hf_mixture.training.recipe import Recipe, source_of
 from hf_mixture.training.resolve import find_recipe, peft_config, resolve_recipe, training_argument_values
 
 
@@ -133,3 +133,9 @@ def test_an_unknown_recipe_names_the_packaged_ones() -> None:
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a folder; give the YAML file in it"):
         find_recipe(str(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["../notes.txt", "~/notes.txt", "a/../notes.txt"])
+def test_a_path_of_a_domain_may_climb_and_is_kept_as_an_absolute_one(path: str) -> None:
+    assert source_of("notes", path).path == str(Path(path).expanduser().resolve())
+    assert source_of("notes", "notes.txt").path == "notes.txt"

@@ -118,7 +118,7 @@ def mixture_of(recipe: SearchRecipe, facts: Mapping[str, Any], found: Found, bud
         if recipe.clusters is None:
             source = source_of(name, recipe.domains[name])
         else:
-            source = source_of(name, str(_inside(Path(recipe.output_dir)) / "domains" / name))
+            source = source_of(name, str(Path(recipe.output_dir) / "domains" / name))
         size = {"examples": entry["documents"], "tokens": entry["train_tokens"], "bytes": entry["bytes"]}
         license = entry["licences"][0] if source.license is None and len(entry["licences"]) == 1 else source.license
         sources[name] = dataclasses.replace(source, size=tuple(size.items()), license=license)
@@ -153,8 +153,3 @@ def runs_csv(table: RunTable) -> str:
         values = [repr(float(column[row])) for column in (table.fidelity, table.cost, *table.metrics.values())]
         writer.writerow([run_id, *shares, *values])
     return text.getvalue()
-
-
-def _inside(folder: Path) -> Path:
-    """The folder as a mixture may name it: relative paths must not climb."""
-    return folder.resolve() if ".." in folder.parts or str(folder).startswith("~") else folder
