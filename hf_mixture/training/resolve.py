@@ -65,9 +65,9 @@ def find_recipe(name: str) -> str:
     names = sorted(item.removesuffix(".yaml") for item in packaged)
     if path.is_dir():
         raise ValueError(f"recipe {name!r} is a folder; give the YAML file in it, or the name of a packaged recipe")
-    nearest = difflib.get_close_matches(path.stem, names, n=1, cutoff=0.5)
-    known = f"; did you mean {nearest[0]!r}?" if nearest else f", which are {', '.join(names)}"
-    raise ValueError(f"recipe {name!r} is not a file and not one of the packaged recipes{known}")
+    nearest = difflib.get_close_matches(name.removesuffix(".yaml"), names, n=1, cutoff=0.5)
+    known = f"; did you mean {nearest[0]!r}? Otherwise" if nearest else f" ({', '.join(names)});"
+    raise ValueError(f"recipe {name!r} is not a file and not one of the packaged recipes{known} give a path")
 
 
 def resolve_recipe(

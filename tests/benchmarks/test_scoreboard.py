@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -24,27 +25,26 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def claims(tmp_path, monkeypatch):
-    module = load("claims", monkeypatch)
+def correct(tmp_path, monkeypatch):
+    module = load("claim", monkeypatch)
     (tmp_path / "speed.json").write_text(json.dumps({"ratio": 3.456, "share": -0.25}), encoding="utf-8")
     claim = module.Claim(
         "page.md", "speed", "is {} times as fast ({}).", lambda r: [f"{r['ratio']:.2f}", f"{r['share']:+.2f}"]
     )
-    monkeypatch.setattr(module, "CLAIMS", (claim,))
-    return module
+    return partial(module.correct, (claim,))
 
 
-def test_a_figure_that_differs_from_its_result_is_corrected(claims, tmp_path):
+def test_a_figure_that_differs_from_its_result_is_corrected(correct, tmp_path):
     right = "It is 3.46 times\nas fast (-0.25). It has 3.45 other merits.\n"
-    assert claims.correct("page.md", right, tmp_path) == right
-    assert claims.correct("page.md", right.replace("3.46", "4,000.5").replace("-0.25", "0.3"), tmp_path) == right
-    assert claims.correct("other.md", "It is 9.99 times as fast (1).", tmp_path) == "It is 9.99 times as fast (1)."
+    assert correct("page.md", right, tmp_path) == right
+    assert correct("page.md", right.replace("3.46", "4,000.5").replace("-0.25", "0.3"), tmp_path) == right
+    assert correct("other.md", "It is 9.99 times as fast (1).", tmp_path) == "It is 9.99 times as fast (1)."
 
 
 @pytest.mark.parametrize("text", ["It was faster.", "is 3.46 times as fast (-0.25). is 3.46 times as fast (-0.25)."])
-def test_a_claim_without_its_text_is_an_error(claims, tmp_path, text):
+def test_a_claim_without_its_text_is_an_error(correct, tmp_path, text):
     with pytest.raises(ValueError, match=r"correct benchmarks/claims\.py"):
-        claims.correct("page.md", text, tmp_path)
+        correct("page.md", text, tmp_path)
 
 
 def test_every_ratio_is_in_the_scoreboard_by_processor_time_where_there_is_one(monkeypatch):
