@@ -49,6 +49,11 @@ def fssdp(result: Result) -> list[str]:
     return rounded(".2f", copied["imbalance"], still["imbalance"]) + percent(copied["moved_of_fsdp"])
 
 
+def upcycled(result: Result) -> list[str]:
+    bits = {row["name"]: row["test_bits_per_byte"]["mean"] for row in result["systems"]}
+    return rounded(".3f", *(bits[name] for name in ("topk_switch", "sigmoid_bias", "top_p", "dense")))
+
+
 def losses(names: tuple[str, ...]) -> Callable[[Result], list[str]]:
     def found(result: Result) -> list[str]:
         means = {row["name"]: row["objective"]["mean"] for row in result["comparison"]["systems"]}
@@ -138,9 +143,9 @@ HEADLINES: dict[str, Headline] = {
         lambda result: percent(result["summary"]["median_error_held_out"]),
     ),
     "MoE router registry": Headline(
-        "router_trace",
-        "a trace of the routers at every step: {} times the time of the step",
-        lambda result: rounded(".2f", result["ratios"]["trace, every step / without trace, cpu"]["median"]),
+        "upcycle",
+        "bits per byte of a dense model made sparse, with three routers: {}, {} and {}, trained on as it was {}",
+        upcycled,
     ),
     "RegMix": Headline(
         "end_to_end_regmix",

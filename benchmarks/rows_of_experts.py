@@ -40,6 +40,24 @@ def offload_rows(result: dict[str, Any]) -> Rows:
     return list(rows.values())
 
 
+def upcycle_rows(result: dict[str, Any]) -> Rows:
+    rows = []
+    for system in result["systems"]:
+        load = system["load"] or {}
+        rows.append(
+            {
+                "system": system["name"],
+                "parameters": f"{system['parameters']:,}",
+                "bits per byte": f"{system['test_bits_per_byte']['mean']:.4f} ± {system['sd']:.4f}",
+                "less dense": f"{system['less_dense']['mean']:+.4f}",
+                "busiest over mean": f"{load['max_over_mean']:.2f}" if load else "",
+                "dead experts": f"{load['dead']:g} of {load['num_experts']:g}" if load else "",
+                "experts of a token": f"{load['experts_per_token']:.2f}" if load else "",
+            }
+        )
+    return rows
+
+
 def bits_rows(result: dict[str, Any]) -> Rows:
     return [
         {

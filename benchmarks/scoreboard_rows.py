@@ -30,6 +30,7 @@ from rows_of_experts import (
     planes_rows,
     simulated_rows,
     spread_rows,
+    upcycle_rows,
 )
 from rows_of_models import (
     dense_rows,
@@ -96,6 +97,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Rows]]] = {
     "swarm": ("Small runs for a search: one by one, and stacked as one model", swarm_rows),
     "end_to_end_regmix": ("RegMix on real text: loss on a domain that no model is trained on", end_to_end_rows),
     "end_to_end_aioli": ("Aioli on real text: mean loss of seven domains", end_to_end_rows),
+    "upcycle": ("A small dense model, made sparse and trained on with three routers, and as it was", upcycle_rows),
     "mote_patch": ("A model with experts switched off", patch_rows),
     "mote_refusal": (
         "Experts of refusals switched off and on, in a tiny model that learned them in few experts",

@@ -103,7 +103,7 @@ _METHODS: tuple[MethodInfo, ...] = (
         plug_point='replace_routers(model, "expert_choice")',
         document="docs/sparse_models.md",
         recipes=("upcycle",),
-        evidence=("router_trace",),
+        evidence=("upcycle", "router_trace"),
     ),
     MethodInfo(
         name="RegMix",
