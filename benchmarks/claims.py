@@ -22,6 +22,10 @@ def ratios(result: Result, collection: str, errors: str) -> list[float]:
     return [ours / theirs for ours, theirs in zip(*pair, strict=True)]
 
 
+def named(systems: list[Result], name: str) -> Result:
+    return next(row for row in systems if row["name"] == name)
+
+
 def search_claims() -> Iterator[Claim]:
     def tuning(result: Result) -> list[str]:
         random, found = (result["instruction_tuning"][key] for key in ("random", "admire"))
@@ -140,6 +144,22 @@ CLAIMS = (
         lambda result: [
             str(sum(len(seed["finetune"]["chosen"]) > 1 for seed in result["seeds"])),
             str(result["requirements"]["3 off: at most half of the refusals of random experts"].count(False)),
+        ],
+    ),
+    Claim(
+        "docs/sparse_models.md",
+        "upcycle",
+        "the three mixtures have {}, {} and {} held-out bits per byte, and the model that stayed dense {} "
+        "([upcycle](../benchmarks/results/upcycle.json)); a token costs them {} times its parameters",
+        lambda result: [
+            *rounded(
+                ".3f",
+                *(
+                    named(result["systems"], name)["test_bits_per_byte"]["mean"]
+                    for name in ("topk_switch", "sigmoid_bias", "top_p", "dense")
+                ),
+            ),
+            f"{result['parameters']['active'] / result['parameters']['dense']:.1f}",
         ],
     ),
     *search_claims(),
