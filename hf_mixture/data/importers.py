@@ -98,11 +98,11 @@ def import_mixture(
             pairs = _olmix(text, where, run) if format == "olmix" else readers[format](text, where)
             if names is not None:
                 pairs = list(zip(_check_count(names, pairs, where), [weight for _, weight in pairs], strict=True))
-    weights: dict[str, Any] = {}
-    for name, weight in pairs:
-        if name in weights:
-            raise ValueError(f"{where}: {name!r} stands twice; names must be unique: pass names=[...]")
-        weights[name] = weight
+        weights: dict[str, Any] = {}
+        for name, weight in pairs:
+            if name in weights:
+                raise ValueError(f"{where}: {name!r} stands twice; names must be unique: pass names=[...]")
+            weights[name] = weight
     origin = {"file": os.path.basename(where), "sha256": hashlib.sha256(data).hexdigest()}
     provenance = {"method": "imported", "parameters": {"format": format, "run": run}, "table": origin}
     with naming(where):
@@ -176,9 +176,13 @@ def _json(text: str, where: str) -> list[tuple[str, Any]]:
     values = load_json(text, where)
     if isinstance(values, dict):
         return list(values.items())
-    if isinstance(values, list) and all(isinstance(item, dict) and set(item) == {"name", "weight"} for item in values):
+    if isinstance(values, list) and all(map(_is_named_weight, values)):
         return [(item["name"], item["weight"]) for item in values]
     raise ValueError(f"{where}: a list of {{name, weight}} or a map from name to weight is wanted; correct the file")
+
+
+def _is_named_weight(item: Any) -> bool:
+    return isinstance(item, dict) and set(item) == {"name", "weight"} and isinstance(item["name"], str)
 
 
 def _regmix(text: str, where: str) -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_mixture.data.source import shorten
 from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.hub.reading import read_json
 
@@ -89,8 +90,8 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not of format {FORMAT!r}; check the folder")
     if header.get("version") != VERSION:
         raise ValueError(
-            f"{path} is of version {header.get('version')!r}; this release reads version {VERSION}: install the "
-            "release that wrote it, or write the pack again"
+            f"{path} is of version {shorten(header.get('version'))}; this release reads version {VERSION}: install "
+            "the release that wrote it, or write the pack again"
         )
     rules = {
         "dtype": lambda value: isinstance(value, str) and value in DTYPES,
@@ -101,7 +102,7 @@ def read_header(folder: Path) -> dict[str, Any]:
     }
     for field, is_valid in rules.items():
         if not is_valid(header.get(field)):
-            raise ValueError(f"{path}: {field}={header.get(field)!r} is not valid; write the pack again")
+            raise ValueError(f"{path}: {field}={shorten(header.get(field))} is not valid; write the pack again")
     return header
 
 

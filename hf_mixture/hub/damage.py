@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 
 COPY_AGAIN = "copy or download it again"
+# Characters of a message; a value in a damaged file may have any length.
+_LONGEST = 1000
 
 
 @contextlib.contextmanager
@@ -40,7 +42,7 @@ def reading(path: str | os.PathLike[str], remedy: str = COPY_AGAIN) -> Iterator[
     except Exception as error:
         # Those of libraries, such as pyarrow's, are subclasses, and name no remedy.
         if type(error) is ValueError and where in str(error):
-            raise
+            raise _cut(error) from error.__cause__
         raise _damage(where, error, remedy) from error
 
 
@@ -72,7 +74,7 @@ def naming(path: str | os.PathLike[str], remedy: str = "correct it") -> Iterator
         raise
     except (ValueError, TypeError) as error:
         if isinstance(error, ValueError) and where in str(error):
-            raise
+            raise _cut(error) from error.__cause__
         raise ValueError(f"{where}: {error_text(error)}") from error
     except Exception as error:
         raise _damage(where, error, remedy) from error
@@ -96,10 +98,21 @@ def error_text(error: Exception, length: int = 1000) -> str:
         ("'step' is missing", 'r=0 is wrong')
     """
     if isinstance(error, KeyError) and error.args:
-        return f"{error.args[0]!r} is missing"
+        return f"{shorten(repr(error.args[0]), length)} is missing"
     return shorten(" ".join(str(error).split()), length) or type(error).__name__
 
 
 def shorten(text: str, length: int) -> str:
     """Cut a text for a message."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def shorten_middle(text: str, length: int) -> str:
+    """Cut a text for a message, and keep its end."""
+    return text if len(text) <= length else f"{text[: length - length // 3]}...{text[3 - length // 3 :]}"
+
+
+def _cut(error: ValueError) -> ValueError:
+    """The error, or one without the middle: what is wrong stands first in a message, and what to do last."""
+    text = str(error)
+    return error if len(text) <= _LONGEST else ValueError(shorten_middle(text, _LONGEST))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_mixture.hub.atomic import is_partial_of, write_atomic
-from hf_mixture.hub.damage import reading
+from hf_mixture.hub.damage import reading, shorten
 from hf_mixture.hub.reading import read_document
 from hf_mixture.training.recipe import PlainRecipe
 from hf_mixture.training.strict import parse_yaml
@@ -96,7 +96,7 @@ def check_folder(
         before = parse_yaml(saved.read_text(encoding="utf-8"), str(saved))
     # A run folder may have been moved, or be named in another way.
     different = [
-        f"{path} ({old!r} there, {new!r} now)"
+        f"{path} ({shorten(repr(old), 80)} there, {shorten(repr(new), 80)} now)"
         for path, old, new in _differences(before, parse_yaml(recipe_yaml))
         if path not in {"output_dir", *free}
     ]

@@ -13,6 +13,8 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
+from hf_mixture.hub.damage import shorten_middle
+
 
 Count = Annotated[int, (("minimum", 1),)]
 """An integer from 1."""
@@ -97,7 +99,7 @@ def check(values: Mapping[str, Any], schema: Mapping[str, Any], what: str) -> No
     error = best_match(Draft202012Validator(schema).iter_errors(dict(values)))
     if error is not None:
         place = ".".join(map(str, error.absolute_path)) or what
-        raise ValueError(f"{place}: {error.message}{_nearest(error)}")
+        raise ValueError(f"{place}: {shorten_middle(error.message, 300)}{_nearest(error)}")
 
 
 def build(cls: type[T], values: Mapping[str, Any]) -> T:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_mixture.data.source import shorten
 from hf_mixture.hub.atomic import write_atomic
 from hf_mixture.hub.reading import parse_json, read_document
 
@@ -114,4 +115,4 @@ def _differences(saved: Any, mine: Any, path: str = "") -> list[str]:
             else:
                 found.append(f"{name} is {'missing now' if key in saved else 'new'}")
         return found
-    return [] if saved == mine else [f"{path} was {saved!r}, is {mine!r}"]
+    return [] if saved == mine else [f"{path} was {shorten(saved)}, is {shorten(mine)}"]

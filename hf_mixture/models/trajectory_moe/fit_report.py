@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hf_mixture.hub.atomic import write_atomic
+from hf_mixture.hub.damage import shorten_middle
 from hf_mixture.hub.reading import read_object
 from hf_mixture.models.trajectory_moe.criteria import information_criteria
 from hf_mixture.models.trajectory_moe.data import TrajectoryData
@@ -169,6 +170,6 @@ def read_fit_report(path: Path) -> dict[str, Any]:
     try:
         jsonschema.validate(content, schema)
     except jsonschema.ValidationError as error:
-        reason = str(error).splitlines()[0]
+        reason = shorten_middle(error.message, 300)
         raise ValueError(f"{path} is not the report of a fit: {reason}; {remedy}") from None
     return content

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_mixture.hub.atomic import write_atomic
-from hf_mixture.hub.damage import naming
+from hf_mixture.hub.damage import naming, shorten
 from hf_mixture.hub.download import download
 from hf_mixture.hub.reading import parse_json
 
@@ -88,13 +88,12 @@ def _check_schema(document: Any, where: str) -> None:
     place = place or "top level"
     if error.validator == "additionalProperties" and isinstance(error.validator_value, bool):
         unknown = sorted(key for key in error.instance if key not in error.schema["properties"])
-        raise ValueError(f"{where}: {place}: unknown key {unknown[0]!r}; remove it")
+        raise ValueError(f"{where}: {place}: unknown key {shorten(repr(unknown[0]), 80)}; remove it")
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
         raise ValueError(f"{where}: {place}: {missing!r} is missing; add it")
-    shown = repr(error.instance)
     rule = error.schema.get("description", error.message)
-    raise ValueError(f"{where}: {place}={shown if len(shown) <= 80 else shown[:77] + '...'}: {rule}")
+    raise ValueError(f"{where}: {place}={shorten(repr(error.instance), 80)}: {rule}")
 
 
 def write(edits: ExpertEdits, folder: str | os.PathLike[str]) -> str:

@@ -113,6 +113,11 @@ def read_header(file: Path) -> dict[str, TensorPlace]:
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if file.stat().st_size != 8 + length + end:
             raise ValueError(f"it has {file.stat().st_size} bytes and its header speaks of {8 + length + end}")
+        for name, entry in header.items():
+            if any(type(size) is not int or size < 0 for size in entry["shape"]) or (
+                sums.get(name) and not entry["shape"]
+            ):
+                raise ValueError(f"{name!r} has the shape {entry['shape']}")
         return {
             name: TensorPlace(
                 file=file,

@@ -151,9 +151,15 @@ def load_residuals(path: str | PathLike[str]) -> dict[str, ResidualExperts]:
     check_format(about, FORMAT, VERSION, where=os.fspath(path), remedy=remedy)
     with reading(path, remedy):
         names = sorted({key.rpartition(".")[0] for key in tensors})
-        return {
+        found = {
             name: ResidualExperts(*(tensors[f"{name}.{kind}"] for kind in ("core", "left", "right"))) for name in names
         }
+        for name, part in found.items():
+            (rows, columns), (num_experts, _, rank) = part.core.shape, part.left.shape
+            if part.left.shape[1] != rows or part.right.shape != (num_experts, rank, columns):
+                shapes = ", ".join(str(list(tensor.shape)) for tensor in (part.core, part.left, part.right))
+                raise ValueError(f"core, left and right of {name!r} have the shapes {shapes}, which do not fit")
+        return found
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
