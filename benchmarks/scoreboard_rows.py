@@ -80,7 +80,7 @@ def compat_row(row: dict[str, Any]) -> dict[str, Any]:
         "failed": row.get("failed", ""),
         "expected failures": row.get("expected_failures", ""),
         "skipped": row.get("skipped", ""),
-        "extras without a wheel": ", ".join(row.get("no_wheel", [])),
+        "extras that pip refuses": ", ".join(row.get("no_wheel", [])),
     }
 
 
