@@ -8,8 +8,8 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Those whose results the README shows.
-RECIPES := curate_local mote_refusal d2moe moe_fssdp mot_domains matsim_materials \
+# Those whose results docs/results.md shows, but for the ones whose data has to be asked for.
+RECIPES := curate_local upcycle mote_refusal d2moe moe_fssdp mot_domains matsim_materials \
 	mixer_odebench supernets_digits knn_embed_movielens unlearn_movielens taskexpert_scenes
 CODE := hf_mixture hf_mixture_cli.py setup.py recipes tests benchmarks docs/hooks model_cards .ci/compat.py
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 \
@@ -25,7 +25,7 @@ help:
 	@echo "make quality     lint, types, import rules, documentation of the public names"
 	@echo "make style       format the code"
 	@echo "make bench       measure and write benchmarks/results/*.json"
-	@echo "make recipes     run the recipes whose results the README shows (about two hours)"
+	@echo "make recipes     run the recipes whose results the documents show (about two hours)"
 	@echo "make corpora     download seven domains of real text from Debian packages, for end-to-end"
 	@echo "make end-to-end  search mixtures on them and compare with natural and stratified sampling (about 20 minutes)"
 	@echo "make scoreboard  write the tables and figures of the documents from benchmarks/results/*.json"
@@ -76,6 +76,7 @@ bench: $(STAMP)
 recipes: assets
 	$(BIN)/python benchmarks/curation_corpora.py --folder corpora
 	$(BIN)/hf-mixture curate curate_local --resume
+	$(BIN)/hf-mixture upcycle upcycle --resume
 	$(BIN)/hf-mixture mote run mote_refusal --resume
 	$(BIN)/hf-mixture mwq run d2moe --resume
 	$(BIN)/hf-mixture spread run moe_fssdp --resume

@@ -114,10 +114,13 @@ def read_header(file: Path) -> dict[str, TensorPlace]:
         if file.stat().st_size != 8 + length + end:
             raise ValueError(f"it has {file.stat().st_size} bytes and its header speaks of {8 + length + end}")
         for name, entry in header.items():
-            if any(type(size) is not int or size < 0 for size in entry["shape"]) or (
-                sums.get(name) and not entry["shape"]
-            ):
-                raise ValueError(f"{name!r} has the shape {entry['shape']}")
+            sizes, (start, stop) = entry["shape"], entry["data_offsets"]
+            are_counts = all(type(number) is int and number >= 0 for number in (*sizes, start, stop))
+            if not are_counts or (sums.get(name) and not sizes):
+                raise ValueError(f"{name!r} has the shape {sizes} and lies from {start} to {stop}")
+            dtype = types.get(entry["dtype"])
+            if dtype is not None and dtype.itemsize * math.prod(sizes) != stop - start:
+                raise ValueError(f"{name!r} of the shape {sizes} cannot lie from {start} to {stop}")
         return {
             name: TensorPlace(
                 file=file,

@@ -29,7 +29,7 @@ def test_the_exported_lora_computes_the_same(llama, mos_config, tokens, tmp_path
     torch.testing.assert_close(loaded(tokens).logits, logits, rtol=0, atol=1e-6)
 
 
-@needs_adapter_methods
+@needs_adapter_methods()
 def test_exports_from_a_model_without_a_peft_wrapper(llama, mos_config, tokens, tmp_path):
     model = llama()
     model.add_adapter(mos_config(), adapter_name="mine")

@@ -104,7 +104,7 @@ def test_file_size_of_a_32_layer_model(tmp_path):
     assert pools + indices < (tmp_path / WEIGHTS).stat().st_size <= pools + indices + 64_000
 
 
-@needs_adapter_methods
+@needs_adapter_methods()
 def test_transformers_adds_saves_loads_and_deletes_adapters(llama, mos_config, saved, tmp_path):
     folder, tokens, logits = saved
     model = llama()

@@ -263,7 +263,7 @@ def test_bad_arguments() -> None:
         bake(empty, edits, check_fingerprint=False)
 
 
-@needs_adapter_methods
+@needs_adapter_methods()
 def test_a_model_with_adapters_of_transformers_is_refused() -> None:
     tiny = build_tiny_moe("mixtral")
     tiny.model.add_adapter(LoraConfig(target_modules=["q_proj"]))
