@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Those whose results docs/results.md shows, but for the ones whose data has to be asked for.
 RECIPES := curate_local upcycle mote_refusal d2moe moe_fssdp mot_domains matsim_materials \
-	mixer_odebench supernets_digits knn_embed_movielens unlearn_movielens taskexpert_scenes
+	mixer_odebench supernets_digits knn_embed_movielens unlearn_movielens taskexpert_scenes everything
 CODE := hf_mixture hf_mixture_cli.py setup.py recipes tests benchmarks docs/hooks model_cards .ci/compat.py
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 \
 	TRANSFORMERS_VERBOSITY=error
@@ -87,6 +87,7 @@ recipes: assets
 	$(BIN)/hf-mixture retrieve knn_embed_movielens --resume
 	$(BIN)/hf-mixture unlearn unlearn_movielens --resume
 	$(BIN)/hf-mixture taskexpert taskexpert_scenes --resume
+	$(BIN)/hf-mixture everything everything --resume
 	$(BIN)/python benchmarks/recipe_results.py $(addprefix runs/,$(RECIPES))
 	$(BIN)/python benchmarks/scoreboard.py
 

@@ -89,6 +89,21 @@ def refusal_claims() -> Iterator[Claim]:
     yield Claim(document, name, "on raises public refusals by {} in the mean", raised)
 
 
+def together_claims() -> Iterator[Claim]:
+    def rooms(result: Result) -> list[str]:
+        sparse, quantised, adapted = result["rows"][1:4]
+        bits = [mean(row["bits_per_byte"].values()) for row in (sparse, quantised, adapted)]
+        share = rounded(".0f", 100 * quantised["bytes"] / sparse["bytes"])
+        differences = rounded(".3f", bits[1] - bits[0], bits[1] - bits[2])
+        return [*share, *differences, *rounded("g", result["pull"]["max_difference"])]
+
+    text = (
+        "has {} % of the bytes and {} more bits per byte, the adapter takes {} off, and the logits of the fresh "
+        "process differ by {}"
+    )
+    yield Claim("README.md", "everything", text, rooms)
+
+
 CLAIMS = (
     Claim(
         "docs/mos.md",
@@ -164,6 +179,7 @@ CLAIMS = (
     ),
     *search_claims(),
     *refusal_claims(),
+    *together_claims(),
     *retrieval_claims(),
     *unlearning_claims(),
     Claim(

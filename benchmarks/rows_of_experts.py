@@ -92,6 +92,17 @@ def spread_rows(result: dict[str, Any]) -> Rows:
     ]
 
 
+def rooms_rows(result: dict[str, Any]) -> Rows:
+    return [
+        {
+            "model": row["model"],
+            **{f"bits per byte, {domain}": f"{value:.4f}" for domain, value in row["bits_per_byte"].items()},
+            "bytes of weights": f"{row['bytes']:,}",
+        }
+        for row in result["rows"]
+    ]
+
+
 def dispatch_rows(result: dict[str, Any]) -> Rows:
     return [
         {

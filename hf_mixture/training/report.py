@@ -209,6 +209,11 @@ def write_card(
     )
 
 
+def processes_text(num_processes: int) -> str:
+    """Return a number of processes in words for people."""
+    return f"{num_processes} process{'' if num_processes == 1 else 'es'}"
+
+
 def file_bytes(folder: Path) -> int:
     """Return the bytes of the weight files of a saved adapter or model."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -41,7 +41,7 @@ def rows_of(run: EverythingRun) -> list[dict[str, Any]]:
     spread, sizes, train = done[SPREAD], done[QUANTISE]["bytes"], done[TRAIN]
     rows = [
         {
-            "model": f"sparse model, {row['num_processes']} process(es), {row['implementation']}",
+            "model": f"sparse model, {report.processes_text(row['num_processes'])}, {row['implementation']}",
             "bits_per_byte": _domains(row["bits_per_byte"]),
             "bytes": sizes["sparse"],
         }
@@ -100,13 +100,18 @@ def body(results: Mapping[str, Any]) -> str:
     search, spread, edited = results[SEARCH], results[SPREAD], results[EDIT]["edits"]
     domains = results[CLUSTERS]["domains"]
     apart = max(row["largest_difference"] for row in spread["rows"])
+    drift = (
+        "sums in another order differ by roundings, which the weights of the mixture follow, and then batches"
+        if any(row["online"] for row in spread["rows"])
+        else "all of them have read the same batches"
+    )
     lines = [
         "## Models",
         "",
         table(results),
         "",
-        "Held-out bits per byte, lower is better. Each model is made of the one before; the sparse models of several "
-        f"systems have read the same batches, and their losses differ by at most {apart:.1e} at any step.",
+        "Held-out bits per byte, lower is better. The sparse models begin alike; each of the other models is made of "
+        f"the one before. Losses of the systems differ by at most {apart:.1e} at any step: {drift}.",
         "",
         "## Data",
         "",

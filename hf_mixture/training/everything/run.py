@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+from hf_mixture.training import report
 from hf_mixture.training.everything import parts
 from hf_mixture.training.everything.outcome import conclude, finish
 from hf_mixture.training.everything.parts import EverythingRun
@@ -67,7 +68,7 @@ def describe(recipe: EverythingRecipe) -> str:
     """Format a recipe for people."""
     spread, train = recipe.spread, recipe.train
     systems = ", ".join(
-        f"{name} ({system['num_processes']} process(es))" for name, system in spread["systems"].items()
+        f"{name} ({report.processes_text(system['num_processes'])})" for name, system in spread["systems"].items()
     )
     online = (spread.get("online") or {}).get("name", "nothing")
     (adapter,) = train["adapters"]

@@ -9,6 +9,7 @@ from typing import Any
 from hf_mixture.training.models import config_of
 from hf_mixture.training.plan import domain_lines, num_documents, num_text_bytes, vocab_size_of
 from hf_mixture.training.recipe import StageSpec
+from hf_mixture.training.report import processes_text
 from hf_mixture.training.resolve import training_argument_values
 from hf_mixture.training.spread.recipe import SpreadRecipe, SystemSpec
 
@@ -137,5 +138,5 @@ def describe(recipe: SpreadRecipe, plan: SpreadPlan) -> str:
     for name, system in recipe.systems.items():
         how = "stock" if system.num_processes == 1 else system.ep_implementation
         options = ", ".join(f"{key} {value}" for key, value in system.options.items())
-        lines.append(f"  {name:12} {system.num_processes} process(es), {how}{': ' if options else ''}{options}")
+        lines.append(f"  {name:12} {processes_text(system.num_processes)}, {how}{': ' if options else ''}{options}")
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from hf_mixture.hub.reading import read_object
 from hf_mixture.training.journal import Journal, begin
 from hf_mixture.training.models import config_of
 from hf_mixture.training.prepare import Prepared, blocks_for, prepare
+from hf_mixture.training.report import processes_text
 from hf_mixture.training.run import load_texts
 from hf_mixture.training.scoring import mixture_scores
 from hf_mixture.training.spread.outcome import conclude
@@ -112,7 +113,7 @@ def _train(run: SpreadRun, name: str) -> None:
     if name in run.journal.finished:
         return
     recipe, folder, num_processes = run.recipe, run.folder, run.recipe.systems[name].num_processes
-    print(f"\n== {name}: {run.plan.steps:,} steps on {num_processes} process(es)", flush=True)
+    print(f"\n== {name}: {run.plan.steps:,} steps on {processes_text(num_processes)}", flush=True)
     (folder / "logs").mkdir(exist_ok=True)
     _remove_torn(folder / "checkpoints" / name, num_processes)
     # A Trainer that resumes at its last step, and not at the end of an epoch, takes one step more.
