@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hf_mixture.data.curation.rules.files import check_document
 from hf_mixture.data.mixture import Mixture
+from hf_mixture.data.source import check_text
+from hf_mixture.hub.damage import naming
 from hf_mixture.hub.reading import read_yaml
 
 
@@ -91,6 +93,9 @@ def published_mixture(
                 raise ValueError(f"{where}: {part!r} stands in two groups; rename one")
             parts[part] = amount
     amounts = parts if level == "parts" else {name: group["total"] for name, group in groups.items()}
+    with naming(path):
+        for name in amounts:
+            check_text("domain name", name)
     total = sum(amounts.values())
     if abs(total - document["grand_total"]) > 0.05:
         raise ValueError(f"{where}: the groups sum to {total:.2f}, not to {document['grand_total']}; correct one")

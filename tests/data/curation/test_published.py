@@ -117,6 +117,8 @@ PROPORTIONS = {
             {"groups": {name: {"total": 2.0, "parts": {"a": 2.0}} for name in ("x", "y")}},
             "'a' stands in two groups",
         ),
+        ({"groups": {"code": {"total": 4.0, "parts": {"a\0b": 4.0}}}}, r"proportions.yaml: domain name='a\\x00b'"),
+        ({"groups": "x" * 5000}, r"proportions.yaml: \['groups'\]: '.{,400}$"),
     ],
 )
 def test_wrong_proportions_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:

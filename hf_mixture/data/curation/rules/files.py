@@ -8,6 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, cast
 
+from hf_mixture.hub.damage import shorten_middle
 from hf_mixture.hub.reading import parse_yaml, read_yaml
 
 
@@ -49,4 +50,4 @@ def check_document(kind: str, document: Any, where: str) -> None:
         error = errors[0]
         place = "".join(f"[{key!r}]" for key in error.absolute_path) or "the document"
         rule = error.schema.get("description") if isinstance(error.schema, dict) else None
-        raise ValueError(f"{where}: {place}: {error.message}" + (f"; {rule}" if rule else ""))
+        raise ValueError(f"{where}: {place}: {shorten_middle(error.message, 300)}" + (f"; {rule}" if rule else ""))
