@@ -17,8 +17,9 @@ from peft import PeftModel
 from transformers.integrations.peft import PeftAdapterMixin
 
 
-# check(folder, base_model, adapter_config): the model is None where the adapter is in it already.
-FolderCheck = Callable[[str, Any, Any], None]
+# check(folder, base_model, adapter_config, prefix): the model is None where the adapter is in it already; the prefix
+# is what the loader adds to names of modules, or takes from them, to make them fit the model.
+FolderCheck = Callable[[str, Any, Any, str], None]
 
 
 def check_before_loading(check: FolderCheck) -> None:
@@ -26,14 +27,15 @@ def check_before_loading(check: FolderCheck) -> None:
 
     Args:
         check: Gets the folder as the user names it, the base model without wrappers (None where the model has the
-            adapter and only its weights are loaded) and the configuration the user passes, if any; replaces the check
-            given before.
+            adapter and only its weights are loaded), the configuration the user passes, if any, and the prefix that
+            transformers reconciles, so that an adapter of a model with a head fits the model without it (empty for
+            PEFT, which does not); replaces the check given before.
     """
     original = _original(PeftModel.from_pretrained.__func__)
 
     @functools.wraps(original)
     def from_pretrained(cls: Any, model: Any, model_id: Any, *args: Any, **kwargs: Any) -> Any:
-        check(_join(model_id, kwargs.get("subfolder")), model, kwargs.get("config"))
+        check(_join(model_id, kwargs.get("subfolder")), model, kwargs.get("config"), "")
         return original(cls, model, model_id, *args, **kwargs)
 
     original_load = _original(PeftModel.load_adapter)
@@ -41,14 +43,15 @@ def check_before_loading(check: FolderCheck) -> None:
     @functools.wraps(original_load)
     def load_adapter(self: Any, model_id: Any, adapter_name: Any, *args: Any, **kwargs: Any) -> Any:
         base_model = None if adapter_name in self.peft_config else self.get_base_model()
-        check(_join(model_id, kwargs.get("subfolder")), base_model, None)
+        check(_join(model_id, kwargs.get("subfolder")), base_model, None, "")
         return original_load(self, model_id, adapter_name, *args, **kwargs)
 
     original_mixin_load = _original(PeftAdapterMixin.load_adapter)
 
     @functools.wraps(original_mixin_load)
     def mixin_load_adapter(self: Any, peft_model_id: Any = None, *args: Any, **kwargs: Any) -> Any:
-        check(_join(peft_model_id, (kwargs.get("adapter_kwargs") or {}).get("subfolder")), self, None)
+        folder = _join(peft_model_id, (kwargs.get("adapter_kwargs") or {}).get("subfolder"))
+        check(folder, self, None, self.base_model_prefix)
         return original_mixin_load(self, peft_model_id, *args, **kwargs)
 
     for function in (from_pretrained, load_adapter, mixin_load_adapter):

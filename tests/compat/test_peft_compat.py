@@ -208,7 +208,7 @@ def test_the_check_sees_folder_and_model_of_every_route(mos_adapter):
     from transformers import AutoModelForCausalLM
 
     seen = []
-    loading.check_before_loading(lambda folder, model, config: seen.append((folder, model)))
+    loading.check_before_loading(lambda folder, model, config, prefix: seen.append((folder, model)))
     base = AutoModelForCausalLM.from_pretrained(mos_adapter.parent / "base")
     model = PeftModel.from_pretrained(base, str(mos_adapter))
     model.load_adapter(str(mos_adapter), adapter_name="second")
