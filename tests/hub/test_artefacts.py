@@ -58,6 +58,12 @@ def test_weights_with_bytes_added(adapter: Path) -> None:
             '{"peft_type": "LORA", "base_model_name_or_path": "./no/such"}',
             "is not at that path",
         ),
+        (
+            "adapter_config.json",
+            '{"peft_type": "LORA", "base_model_name_or_path": "~nobody-here/base"}',
+            "is not at that path",
+        ),
+        ("adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": ["a"]}', "is 'a', not a name"),
     ],
 )
 def test_damaged_configuration(adapter: Path, name: str, content: str, said: str) -> None:
