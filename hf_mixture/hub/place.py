@@ -8,15 +8,20 @@ from os import PathLike
 from pathlib import Path
 
 
-# What says what an artefact is; weights of adapters and maps are small too.
-HUB_PATTERNS = (
-    "*.json",
-    "*.yaml",
+# What says what an artefact is; weights of adapters and maps are small too. Stars of the Hub match slashes, so JSON is
+# fetched from every folder; so are those weights, but not the tables, which a data set keeps in folders.
+_SMALL_WEIGHTS = (
     "adapter_model.safetensors",
     "ftri.safetensors",
     "partition.safetensors",
     "prompts.safetensors",
+)
+HUB_PATTERNS = (
+    "*.json",
+    "*.yaml",
     "part-*.parquet",
+    *_SMALL_WEIGHTS,
+    *(f"*/{name}" for name in _SMALL_WEIGHTS),
 )
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

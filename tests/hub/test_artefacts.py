@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from hf_mixture import Mixture
 from hf_mixture.hub.artefacts import Artefact, inspect_artefacts, safetensors_error
+from hf_mixture.hub.place import HUB_PATTERNS
 
 
 def only(folder: Path) -> Artefact:
@@ -139,3 +141,9 @@ def test_unknown_places(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(ValueError, match="is a file; name the folder"):
         inspect_artefacts(file)
+
+
+def test_weights_of_adapters_are_fetched_from_every_folder_of_a_repository() -> None:
+    adapters = ["adapter_model.safetensors", "second/adapter_model.safetensors", "checkpoint-2/adapter_config.json"]
+    others = ["model.safetensors", "second/my_adapter_model.safetensors", "data/part-0.parquet"]
+    assert list(filter_repo_objects(adapters + others, allow_patterns=list(HUB_PATTERNS))) == adapters
