@@ -67,6 +67,8 @@ class MosLayer(TunerModule):
         self.scaling: dict[str, float] = {}
         # Factors by adapter, or None while caching is off.
         self.factor_cache: dict[str, CachedFactors] | None = None
+        # Read and set by peft.helpers.disable_input_dtype_casting.
+        self.cast_input_dtype_enabled = True
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._corrections: list[Correction] = []
