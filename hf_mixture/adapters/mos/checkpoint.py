@@ -160,7 +160,7 @@ def check_folder(
         check_tensors(shapes, indices, Expectation({}, dict.fromkeys(indices, largest)), source=str(path))
         return
     if prefix:
-        shapes, indices, layout = (_without(prefix, names) for names in (shapes, indices, layout))
+        shapes, indices, layout = _without(prefix, shapes), _without(prefix, indices), _without(prefix, layout)
     expectation = expect_from_layout(config, layout)
     check_tensors(shapes, indices, expectation, source=str(path))
     missing = sorted(set(expectation.shapes) - set(shapes))
