@@ -57,11 +57,16 @@ class Place:
         return sorted(found)
 
     def folders(self) -> list[Path]:
-        """The root and the folders up to two levels below it."""
-        return [self.root, *sorted(path for depth in ("*/", "*/*/") for path in self.root.glob(depth))]
+        """The root and the folders up to two levels below it, without hidden ones, such as what a kill left behind."""
+        below = (path for depth in ("*/", "*/*/") for path in self.root.glob(depth))
+        return [self.root, *sorted(path for path in below if not _is_hidden(path.relative_to(self.root)))]
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def find_place(location: str | PathLike[str]) -> Place:

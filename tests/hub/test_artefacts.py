@@ -118,6 +118,11 @@ def test_a_run_folder_reports_what_is_below_it(mos_adapter: Path, tmp_path: Path
     assert inspect_artefacts(tmp_path)[0].needs == []
 
 
+def test_what_a_killed_run_left_behind_is_no_artefact(adapter: Path) -> None:
+    shutil.copytree(adapter, adapter.parent / ".adapter.partial")
+    assert [artefact.path for artefact in inspect_artefacts(adapter.parent)] == [adapter]
+
+
 def test_a_deeper_check_runs_on_sound_folders_only(adapter: Path) -> None:
     seen = []
 
