@@ -85,6 +85,14 @@ def test_bad_input_writes_nothing(mos_adapter: Path, tmp_path: Path, capsys: pyt
     refuse(tmp_path, said="has no adapter_config.json")
     refuse(mos_adapter, "--base-model", str(tmp_path / "none"), said="cannot be read")
 
+    custom = Path(shutil.copytree(mos_adapter.parent / "base", tmp_path / "custom"))
+    config = json.loads((custom / "config.json").read_text(encoding="utf-8"))
+    (custom / "config.json").write_text(json.dumps({**config, "architectures": ["OursForCausalLM"]}), encoding="utf-8")
+    untyped = Path(shutil.copytree(mos_adapter, tmp_path / "untyped"))
+    config = json.loads((untyped / "adapter_config.json").read_text(encoding="utf-8"))
+    (untyped / "adapter_config.json").write_text(json.dumps({**config, "task_type": None}), encoding="utf-8")
+    refuse(untyped, "--base-model", str(custom), said="OursForCausalLM of the base model")
+
     truncated = Path(shutil.copytree(mos_adapter, tmp_path / "truncated"))
     weights = truncated / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])

@@ -97,7 +97,13 @@ def _skeleton(folder: Path, config: MosConfig, base_model: str | None) -> nn.Mod
             f"the configuration of the base model {name} of {folder} cannot be read "
             f"({str(error).strip().splitlines()[0]}); pass base_model, a Hub id or a folder that holds config.json"
         ) from error
-    auto_class = getattr(transformers, _auto_class(base_config, config))
+    class_name = _auto_class(base_config, config)
+    auto_class = getattr(transformers, class_name, None)
+    if auto_class is None:
+        raise ValueError(
+            f"the architecture {class_name} of the base model {name} is not one of transformers; load model and "
+            "adapter in Python, and export with hf_mixture.export_lora"
+        )
     with torch.device("meta"):
         return auto_class.from_config(base_config) if hasattr(auto_class, "from_config") else auto_class(base_config)
 
