@@ -223,6 +223,24 @@ def check_before_loading(folder: Any, model: nn.Module | None, config: Any = Non
     check_folder(folder, layout, base_model=type(model).__name__, prefix=prefix)
 
 
+def check_loaded(model: nn.Module, adapter_name: str) -> None:
+    """Check the indices of an adapter that was loaded; a model without such an adapter passes.
+
+    Args:
+        model: The model.
+        adapter_name: Name of the adapter.
+
+    Raises:
+        ValueError: An index lies outside of its pool.
+    """
+    indices = {
+        f"{key_in_file(name)}.mos_index": module.mos_index[adapter_name]
+        for name, module in model.named_modules()
+        if isinstance(module, MosLayer) and adapter_name in module.slots
+    }
+    check_tensors({}, indices, expect_from_model(model, adapter_name), source=f"adapter {adapter_name!r}")
+
+
 _RESTORE = "The file was changed after it was saved. Remedy: restore it from an intact copy."
 
 

@@ -271,6 +271,15 @@ def test_a_model_with_a_head_loads_an_adapter_made_without(llama_folder, mos_con
     assert torch.equal(hidden, model(tokens).last_hidden_state)
 
 
+@needs_adapter_methods()
+def test_what_cannot_be_checked_before_is_checked_after_loading(llama, mos_config):
+    model = get_peft_model(llama(), mos_config())
+    model.base_model.model.model.layers[1].self_attn.q_proj.mos_index["default"][1, 2] = 999
+    tensors = get_peft_model_state_dict(model)
+    with pytest.raises(ValueError, match=r"layers\.1\.self_attn\.q_proj\.mos_index' has indices from 0 to 999"):
+        llama().load_adapter(peft_config=mos_config(), adapter_state_dict=tensors)
+
+
 def test_peft_which_does_not_reconcile_names_is_not_left_to_load_nothing(saved, llama_folder):
     with pytest.raises(ValueError, match="made for another base model"):
         PeftModel.from_pretrained(AutoModel.from_pretrained(llama_folder), saved[0])
