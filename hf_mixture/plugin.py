@@ -11,16 +11,16 @@ from typing import Any
 
 def register_peft_types() -> None:
     """Register `MOS` (Mixture of Shards) as a PEFT adapter type."""
-    from hf_mixture._compat.loading import check_before_loading as register_check
+    from hf_mixture._compat.loading import check_loading
     from hf_mixture._compat.peft import extend_adapter_key_prefixes, register_adapter
     from hf_mixture.adapters.mos.bank import bank_prefixes
-    from hf_mixture.adapters.mos.checkpoint import check_before_loading
+    from hf_mixture.adapters.mos.checkpoint import check_before_loading, check_loaded
     from hf_mixture.adapters.mos.config import MosConfig
     from hf_mixture.adapters.mos.model import MosModel
 
     register_adapter("mos", config_cls=MosConfig, model_cls=MosModel)
     extend_adapter_key_prefixes(bank_prefixes)
-    register_check(check_before_loading)
+    check_loading(check_before_loading, check_loaded)
 
 
 def register_model_types() -> None:

@@ -236,4 +236,9 @@ def _artefact_lines(artefacts: list[Artefact]) -> list[str]:
             lines += [f"  PROBLEM: {problem.what}", f"    fix: {problem.fix}"]
         if not artefact.problems:
             lines.append("  no problems found")
-    return lines
+    return [_printable(line) for line in lines]
+
+
+def _printable(line: str) -> str:
+    """A line with what files of others say: they must not end it, nor talk to the terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)

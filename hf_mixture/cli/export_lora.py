@@ -26,7 +26,5 @@ def run(args: argparse.Namespace) -> int:
 
     folder = export_lora_folder(args.adapter, args.output, base_model=args.base_model)
     size = (folder / "adapter_model.safetensors").stat().st_size
-    print(
-        f"{folder}: a LoRA adapter of {size:,} bytes; load it with AutoModelForCausalLM.from_pretrained or PeftModel"
-    )
+    print(f"{folder}: a LoRA adapter of {size:,} bytes; it loads wherever LoRA does, without hf_mixture")
     return 0

@@ -5,6 +5,7 @@ Reads JSON, file sizes and safetensors headers only: no tensor is loaded, no cod
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -184,9 +185,15 @@ def _describe_adapter(artefact: Artefact, config: Mapping[str, Any]) -> None:
             "the base model, which the configuration does not name: PeftModel.from_pretrained(model, DIR)"
         )
         return
+    if not isinstance(base, str):
+        artefact.problems.append(
+            Problem(f"base_model_name_or_path is {_brief(base)!r}, not a name", "set it to a Hub id or a folder")
+        )
+        return
     artefact.needs.append(f"the base model {base}")
-    is_path = str(base).startswith((".", "/", "~")) or str(base).count("/") > 1
-    if is_path and not Path(base).expanduser().exists():
+    is_path = base.startswith((".", "/", "~")) or base.count("/") > 1
+    # Where the user is unknown, the functions of pathlib raise.
+    if is_path and not os.path.exists(os.path.expanduser(base)):
         artefact.problems.append(
             Problem(
                 f"the base model {base} is not at that path (relative paths start at the current directory)",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -228,6 +229,7 @@ def _write(folder: Path, template: str, facts: Mapping[str, Any]) -> Path:
     environment = jinja2.Environment(  # noqa: S701 - the output is Markdown
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["code"] = _code
     source = files("hf_mixture.hub").joinpath("templates", template).read_text(encoding="utf-8")
     content = environment.from_string(source).render(facts)
     path = folder / "README.md"
@@ -250,7 +252,8 @@ def _model_metadata(folder: Path, base_model: str, license: str, peft_type: str,
 
 
 def _is_local(folder: Path, base_model: str) -> bool:
-    return Path(base_model).exists() or (folder / base_model).exists()
+    # Unlike those of pathlib, no name is too long for this function.
+    return os.path.exists(base_model) or os.path.exists(folder / base_model)
 
 
 def _usage(needs_hf_mixture: bool, location: str, tokenizer: str, prompt: str) -> str:
@@ -299,6 +302,13 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _code(text: str) -> str:
+    """A cell of a table that shows a text as code, whatever is in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence, space = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{space}{_cell(text)}{space}{fence}"
 
 
 def _jsonable(value: Any) -> Any:

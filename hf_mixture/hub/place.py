@@ -8,15 +8,20 @@ from os import PathLike
 from pathlib import Path
 
 
-# What says what an artefact is; weights of adapters and maps are small too.
-HUB_PATTERNS = (
-    "*.json",
-    "*.yaml",
+# What says what an artefact is; weights of adapters and maps are small too. Stars of the Hub match slashes, so JSON is
+# fetched from every folder; so are those weights, but not the tables, which a data set keeps in folders.
+_SMALL_WEIGHTS = (
     "adapter_model.safetensors",
     "ftri.safetensors",
     "partition.safetensors",
     "prompts.safetensors",
+)
+HUB_PATTERNS = (
+    "*.json",
+    "*.yaml",
     "part-*.parquet",
+    *_SMALL_WEIGHTS,
+    *(f"*/{name}" for name in _SMALL_WEIGHTS),
 )
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -52,11 +57,16 @@ class Place:
         return sorted(found)
 
     def folders(self) -> list[Path]:
-        """The root and the folders up to two levels below it."""
-        return [self.root, *sorted(path for depth in ("*/", "*/*/") for path in self.root.glob(depth))]
+        """The root and the folders up to two levels below it, without hidden ones, such as what a kill left behind."""
+        below = (path for depth in ("*/", "*/*/") for path in self.root.glob(depth))
+        return [self.root, *sorted(path for path in below if not _is_hidden(path.relative_to(self.root)))]
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def find_place(location: str | PathLike[str]) -> Place:

@@ -62,6 +62,18 @@ def test_an_adapter_that_its_configuration_contradicts(
     assert said in artefact["problems"][0]["what"]
 
 
+def test_what_files_say_stays_on_its_line(
+    mos_adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = Path(shutil.copytree(mos_adapter, tmp_path / "adapter"))
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = "base\n  no problems found\x1b[2J"
+    (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    main(["doctor", str(adapter)])
+    said = capsys.readouterr().out
+    assert "  needs: the base model base\\n  no problems found\\x1b[2J" in said.splitlines()
+
+
 def test_a_mixture_is_validated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Mixture({"a": 0.5, "b": 0.5}, unit="tokens").save_pretrained(tmp_path)
     assert main(["doctor", str(tmp_path)]) == 0

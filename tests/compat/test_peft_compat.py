@@ -208,7 +208,11 @@ def test_the_check_sees_folder_and_model_of_every_route(mos_adapter):
     from transformers import AutoModelForCausalLM
 
     seen = []
-    loading.check_before_loading(lambda folder, model, config: seen.append((folder, model)))
+    loaded = []
+    loading.check_loading(
+        lambda folder, model, config, prefix: seen.append((folder, model)),
+        lambda model, adapter_name: loaded.append((model, adapter_name)),
+    )
     base = AutoModelForCausalLM.from_pretrained(mos_adapter.parent / "base")
     model = PeftModel.from_pretrained(base, str(mos_adapter))
     model.load_adapter(str(mos_adapter), adapter_name="second")
@@ -221,6 +225,8 @@ def test_the_check_sees_folder_and_model_of_every_route(mos_adapter):
     plain = AutoModelForCausalLM.from_pretrained(mos_adapter.parent / "base")
     plain.load_adapter(str(mos_adapter), adapter_kwargs={})
     assert seen == [(str(mos_adapter), plain)]
+    plain.load_adapter(str(mos_adapter), "other")
+    assert loaded == [(plain, "default"), (plain, "other")]
 
 
 def test_transformers_notes_adapters_where_expected(mos_adapter):

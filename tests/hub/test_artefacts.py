@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from hf_mixture import Mixture
 from hf_mixture.hub.artefacts import Artefact, inspect_artefacts, safetensors_error
+from hf_mixture.hub.place import HUB_PATTERNS
 
 
 def only(folder: Path) -> Artefact:
@@ -58,6 +60,12 @@ def test_weights_with_bytes_added(adapter: Path) -> None:
             '{"peft_type": "LORA", "base_model_name_or_path": "./no/such"}',
             "is not at that path",
         ),
+        (
+            "adapter_config.json",
+            '{"peft_type": "LORA", "base_model_name_or_path": "~nobody-here/base"}',
+            "is not at that path",
+        ),
+        ("adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": ["a"]}', "is 'a', not a name"),
     ],
 )
 def test_damaged_configuration(adapter: Path, name: str, content: str, said: str) -> None:
@@ -110,6 +118,11 @@ def test_a_run_folder_reports_what_is_below_it(mos_adapter: Path, tmp_path: Path
     assert inspect_artefacts(tmp_path)[0].needs == []
 
 
+def test_what_a_killed_run_left_behind_is_no_artefact(adapter: Path) -> None:
+    shutil.copytree(adapter, adapter.parent / ".adapter.partial")
+    assert [artefact.path for artefact in inspect_artefacts(adapter.parent)] == [adapter]
+
+
 def test_a_deeper_check_runs_on_sound_folders_only(adapter: Path) -> None:
     seen = []
 
@@ -133,3 +146,9 @@ def test_unknown_places(tmp_path: Path) -> None:
     file.touch()
     with pytest.raises(ValueError, match="is a file; name the folder"):
         inspect_artefacts(file)
+
+
+def test_weights_of_adapters_are_fetched_from_every_folder_of_a_repository() -> None:
+    adapters = ["adapter_model.safetensors", "second/adapter_model.safetensors", "checkpoint-2/adapter_config.json"]
+    others = ["model.safetensors", "second/my_adapter_model.safetensors", "data/part-0.parquet"]
+    assert list(filter_repo_objects(adapters + others, allow_patterns=list(HUB_PATTERNS))) == adapters

@@ -75,6 +75,16 @@ def test_a_card_states_the_facts(tmp_path: Path) -> None:
     assert "\n\n\n" not in text
 
 
+def test_names_with_the_marks_of_tables_stay_in_their_cells(tmp_path: Path) -> None:
+    hostile = {"base_model": "owner|x`\n# Heading", "command": "hf-mixture train 'a|b' `c`"}
+    card = write_model_card(tmp_path, **FACTS | hostile, adapter_config={"peft_type": "MOS"})
+    lines = card.read_text(encoding="utf-8").splitlines()
+    assert "| base model | `` owner\\|x` # Heading `` |" in lines
+    assert "| made with | `` hf-mixture train 'a\\|b' `c` `` |" in lines
+    assert not any(line.startswith("# Heading") for line in lines)
+    write_model_card(tmp_path, **FACTS | {"base_model": "b" * 300}, adapter_config={"peft_type": "MOS"})
+
+
 def test_a_stock_adapter_needs_no_import(tmp_path: Path) -> None:
     card = write_model_card(tmp_path, **FACTS | {"base_model": str(tmp_path)}, adapter_config={"peft_type": "LORA"})
     text = card.read_text(encoding="utf-8")

@@ -7,10 +7,11 @@ A saved adapter holds each pool once, `mos_bank.A_<group>` and `mos_bank.B_<grou
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftConfig
@@ -30,6 +31,8 @@ from hf_mixture.hub.reading import read_object
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 FILE_PREFIX = "base_model.model."
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -127,13 +130,16 @@ def check_tensors(
             )
 
 
-def check_folder(folder: str | Path, layout: Mapping[str, Slot] | None = None, *, base_model: str = "") -> None:
+def check_folder(
+    folder: str | Path, layout: Mapping[str, Slot] | None = None, *, base_model: str = "", prefix: str = ""
+) -> None:
     """Check the files of a saved MoS adapter, with a layout also that they fit the base model.
 
     Args:
         folder: Folder with `adapter_config.json` and `adapter_model.safetensors`.
         layout: Slots by target name in the base model; None checks the files alone.
         base_model: Name of the base model for the message.
+        prefix: First part of the names of modules that may be in the file alone, or in the layout alone.
 
     Raises:
         ValueError: The adapter is not MoS, or its weights are truncated, not a safetensors file, inconsistent, or for
@@ -153,6 +159,8 @@ def check_folder(folder: str | Path, layout: Mapping[str, Slot] | None = None, *
         largest = max((shape[0] for key, shape in shapes.items() if key.startswith(f"{BANK_NAME}.")), default=0)
         check_tensors(shapes, indices, Expectation({}, dict.fromkeys(indices, largest)), source=str(path))
         return
+    if prefix:
+        shapes, indices, layout = _without(prefix, shapes), _without(prefix, indices), _without(prefix, layout)
     expectation = expect_from_layout(config, layout)
     check_tensors(shapes, indices, expectation, source=str(path))
     missing = sorted(set(expectation.shapes) - set(shapes))
@@ -188,13 +196,14 @@ def _type_of(config: PeftConfig) -> str | None:
     return getattr(config.peft_type, "value", None)
 
 
-def check_before_loading(folder: Any, model: nn.Module | None, config: Any = None) -> None:
+def check_before_loading(folder: Any, model: nn.Module | None, config: Any = None, prefix: str = "") -> None:
     """Check a saved adapter before it is loaded; other folders and Hub names pass.
 
     Args:
         folder: What the user names.
         model: The base model that the adapter will be put into; None where it is in the model already.
         config: The configuration to use in place of the saved one.
+        prefix: As for `check_folder`.
 
     Raises:
         ValueError: The adapter cannot be loaded; nothing was changed.
@@ -211,7 +220,25 @@ def check_before_loading(folder: Any, model: nn.Module | None, config: Any = Non
         return
     with naming(Path(folder, CONFIG_FILE)):
         layout = plan_layout(config, find_targets(config, model))
-    check_folder(folder, layout, base_model=type(model).__name__)
+    check_folder(folder, layout, base_model=type(model).__name__, prefix=prefix)
+
+
+def check_loaded(model: nn.Module, adapter_name: str) -> None:
+    """Check the indices of an adapter that was loaded; a model without such an adapter passes.
+
+    Args:
+        model: The model.
+        adapter_name: Name of the adapter.
+
+    Raises:
+        ValueError: An index lies outside of its pool.
+    """
+    indices = {
+        f"{key_in_file(name)}.mos_index": module.mos_index[adapter_name]
+        for name, module in model.named_modules()
+        if isinstance(module, MosLayer) and adapter_name in module.slots
+    }
+    check_tensors({}, indices, expect_from_model(model, adapter_name), source=f"adapter {adapter_name!r}")
 
 
 _RESTORE = "The file was changed after it was saved. Remedy: restore it from an intact copy."
@@ -223,6 +250,10 @@ def _read(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Tensor]]:
         shapes = {key_in_file(key): tuple(file.get_slice(key).get_shape()) for key in keys}
         indices = {key_in_file(key): file.get_tensor(key) for key in keys if key.endswith(".mos_index")}
     return shapes, indices
+
+
+def _without(prefix: str, names: Mapping[str, _Value]) -> dict[str, _Value]:
+    return {name.removeprefix(f"{prefix}."): value for name, value in names.items()}
 
 
 def _check_pools(config: MosConfig, shapes: Mapping[str, tuple[int, ...]], *, source: str) -> None:
@@ -245,10 +276,21 @@ def _is_mos_folder(folder: Any, *, with_config: bool) -> bool:
     config, weights = Path(folder, CONFIG_FILE), Path(folder, WEIGHTS_FILE)
     if not (config.is_file() and weights.is_file()):
         return False
+    if _names_another_type(config):
+        return False
     settings = read_object(config)
     if with_config and "peft_type" not in settings:
         raise ValueError(f"{config} has no 'peft_type', so no adapter can be loaded. {_RESTORE}")
     return settings.get("peft_type") == "MOS"
+
+
+def _names_another_type(config: Path) -> bool:
+    """Whether the adapter is of another method, which reads its configuration by rules of its own."""
+    try:
+        settings = json.loads(config.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(settings, dict) and settings.get("peft_type", "MOS") != "MOS"
 
 
 def is_adapter_key(key: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -121,6 +122,8 @@ class MosConfig(PeftConfig):
         self._check_choices()
 
     def _check_numbers(self) -> None:
+        if not isinstance(self.rank_pattern, dict):
+            raise ValueError(f"rank_pattern={self.rank_pattern!r} must be a mapping from regular expression to rank.")
         counts = {"r": self.r, "equivalent_rank": self.equivalent_rank, "num_shards": self.num_shards}
         counts |= {f"rank_pattern[{pattern!r}]": rank for pattern, rank in self.rank_pattern.items()}
         for name, count in counts.items():
@@ -139,7 +142,9 @@ class MosConfig(PeftConfig):
                 )
         if not _is_int(self.index_seed):
             raise ValueError(f"index_seed={self.index_seed!r} must be an integer.")
-        if not 0 <= self.mos_dropout < 1:
+        if not _is_number(self.mos_alpha) or not math.isfinite(self.mos_alpha):
+            raise ValueError(f"mos_alpha={self.mos_alpha!r} must be a finite number.")
+        if not _is_number(self.mos_dropout) or not 0 <= self.mos_dropout < 1:
             raise ValueError(f"mos_dropout={self.mos_dropout!r} must be a probability in [0, 1).")
 
     def _check_choices(self) -> None:
@@ -154,12 +159,13 @@ class MosConfig(PeftConfig):
                 f"target_parameters needs mos_dropout=0 and fan_in_fan_out=False, not mos_dropout={self.mos_dropout} "
                 f"and fan_in_fan_out={self.fan_in_fan_out}: the update is added to the stored weight."
             )
-        if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
+        if isinstance(self.target_modules, str):
             for name in ("layers_to_transform", "layers_pattern"):
                 if getattr(self, name) is not None:
                     raise ValueError(
-                        f"{name}={getattr(self, name)!r} cannot be used with the regular expression "
-                        f"target_modules={self.target_modules!r}. Remedy: select the layers in the expression."
+                        f"{name}={getattr(self, name)!r} cannot be used with target_modules={self.target_modules!r}, "
+                        "which is no list of names. Remedy: list the names, or select the layers in a regular "
+                        "expression."
                     )
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError(
@@ -185,3 +191,7 @@ def _as_set(names: Any) -> Any:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -65,10 +65,21 @@ def export_lora(
             tensors[f"{FILE_PREFIX}{name}.lora_B.weight"] = b_OR.cpu().contiguous()
     lora = _lora_config(config)
     if save_directory is not None:
-        Path(save_directory).mkdir(parents=True, exist_ok=True)
-        write_tensors(Path(save_directory, WEIGHTS_FILE), tensors, metadata={"format": "pt"})
-        lora.save_pretrained(str(save_directory))
+        write_lora(save_directory, lora, tensors)
     return lora, tensors
+
+
+def write_lora(folder: str | os.PathLike[str], config: LoraConfig, tensors: dict[str, Tensor]) -> None:
+    """Write a LoRA as PEFT saves it.
+
+    Args:
+        folder: Folder to write to.
+        config: Its configuration.
+        tensors: Its state dict.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_tensors(Path(folder, WEIGHTS_FILE), tensors, metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
 
 
 def _flat_factors(layer: MosLayer, adapter_name: str) -> tuple[Tensor, Tensor]:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import inject_adapter_in_model, set_peft_model_state_dict
 from torch import nn
 
-from hf_mixture.adapters.mos.checkpoint import CONFIG_FILE, check_folder, read_config
+from hf_mixture.adapters.mos.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    check_before_loading,
+    check_folder,
+    is_adapter_key,
+    read_config,
+)
 from hf_mixture.adapters.mos.config import MosConfig
+from hf_mixture.adapters.mos.export import export_lora, write_lora
+from hf_mixture.hub.reading import read_tensors
 
 
 _AUTO_CLASSES = {
@@ -30,7 +40,8 @@ def export_lora_folder(
     """Write a saved MoS adapter as the LoRA of rank r that computes the same.
 
     Of the base model only its configuration is read: the modules and their shapes decide where each shard goes, the
-    weights do not.
+    weights do not. Modules that are saved in full are copied: they may have other sizes than in that configuration, as
+    a head for other classes or an embedding of more tokens has.
 
     Args:
         folder: Folder of the MoS adapter.
@@ -57,8 +68,14 @@ def export_lora_folder(
         )
     check_folder(folder)
     model = _skeleton(folder, config, base_model)
-    adapted = PeftModel.from_pretrained(model, str(folder), low_cpu_mem_usage=True)
-    adapted.base_model.to_lora(save_directory=save_directory)
+    check_before_loading(folder, model)
+    tensors = read_tensors(folder / WEIGHTS_FILE)[1]
+    adapter = {key: value for key, value in tensors.items() if is_adapter_key(key)}
+    inject_adapter_in_model(dataclasses.replace(config, modules_to_save=None), model, low_cpu_mem_usage=True)
+    set_peft_model_state_dict(model, adapter, low_cpu_mem_usage=True)
+    lora, exported = export_lora(model)
+    lora.modules_to_save = config.modules_to_save
+    write_lora(save_directory, lora, exported | {key: tensors[key] for key in tensors if key not in adapter})
     return save_directory
 
 
@@ -72,13 +89,21 @@ def _skeleton(folder: Path, config: MosConfig, base_model: str | None) -> nn.Mod
             f"the adapter in {folder} does not name its base model; pass base_model, a Hub id or a folder"
         )
     try:
-        base_config = transformers.AutoConfig.from_pretrained(name, revision=config.revision)
+        # The revision of the configuration is one of the base model that it names.
+        revision = None if base_model else config.revision
+        base_config = transformers.AutoConfig.from_pretrained(name, revision=revision)
     except OSError as error:
         raise ValueError(
             f"the configuration of the base model {name} of {folder} cannot be read "
             f"({str(error).strip().splitlines()[0]}); pass base_model, a Hub id or a folder that holds config.json"
         ) from error
-    auto_class = getattr(transformers, _auto_class(base_config, config))
+    class_name = _auto_class(base_config, config)
+    auto_class = getattr(transformers, class_name, None)
+    if auto_class is None:
+        raise ValueError(
+            f"the architecture {class_name} of the base model {name} is not one of transformers; load model and "
+            "adapter in Python, and export with hf_mixture.export_lora"
+        )
     with torch.device("meta"):
         return auto_class.from_config(base_config) if hasattr(auto_class, "from_config") else auto_class(base_config)
 

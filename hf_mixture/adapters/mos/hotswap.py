@@ -15,6 +15,7 @@ from hf_mixture.adapters.mos.checkpoint import (
     check_folder,
     check_tensors,
     expect_from_model,
+    is_adapter_key,
     key_in_file,
     read_config,
     tensors_to_check,
@@ -26,6 +27,8 @@ from hf_mixture.hub.reading import read_tensors
 
 # Settings that are constants of the forward pass, or that decide what a pool row means.
 _FIXED = ("r", "rank_pattern", "equivalent_rank", "private_rank", "num_shards", "mos_alpha", "pool_by")
+# Settings that the indices were drawn with: they go with the indices, which may be drawn again when a model is loaded.
+_OF_INDICES = ("index_seed", "subset_selection", "pair_dissociation")
 
 
 @torch.no_grad()
@@ -40,8 +43,8 @@ def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "d
         adapter_name: Name of the adapter to overwrite.
 
     Raises:
-        ValueError: The model has no such adapter, or the saved one differs in a setting or a shape; nothing was
-            changed.
+        ValueError: The model has no such adapter or has it merged, the saved one differs in a setting or a shape, or
+            one of them has modules that are saved in full; nothing was changed.
 
     Example:
         >>> import tempfile
@@ -75,7 +78,19 @@ def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "d
         for name, layer in model.named_modules()
         if isinstance(layer, MosLayer) and adapter_name in layer.slots
     }
+    merged = next((name for name, layer in layers.items() if adapter_name in layer.merged_adapters), None)
+    if merged is not None:
+        raise ValueError(
+            f"adapter_name={adapter_name!r} is merged into the weight of {merged!r}, and without its pools it could "
+            "not be taken out again. Remedy: call unmerge_adapter first."
+        )
     tensors = {key_in_file(key): value for key, value in read_tensors(folder / WEIGHTS_FILE)[1].items()}
+    in_full = [key for key in tensors if not is_adapter_key(key)] + list(loaded.modules_to_save or ())
+    if in_full:
+        raise ValueError(
+            f"{in_full[0]!r} is saved in full with {folder} or with the loaded adapter {adapter_name!r}; a swap in "
+            "place replaces pools and indices alone. Remedy: use load_adapter."
+        )
     expectation = expect_from_model(model, adapter_name)
     if not saved.save_indices:
         tensors |= {f"{name}.mos_index": draw_slot(saved, layer.slots[adapter_name]) for name, layer in layers.items()}
@@ -91,3 +106,5 @@ def hotswap_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "d
         pool.copy_(tensors[f"{BANK_NAME}.{key}"])
     for name, layer in layers.items():
         layer.mos_index[adapter_name].copy_(tensors[f"{name}.mos_index"])
+    for setting in _OF_INDICES:
+        setattr(loaded, setting, getattr(saved, setting))

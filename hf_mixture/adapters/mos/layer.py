@@ -67,6 +67,8 @@ class MosLayer(TunerModule):
         self.scaling: dict[str, float] = {}
         # Factors by adapter, or None while caching is off.
         self.factor_cache: dict[str, CachedFactors] | None = None
+        # Read and set by peft.helpers.disable_input_dtype_casting.
+        self.cast_input_dtype_enabled = True
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._corrections: list[Correction] = []
@@ -124,12 +126,18 @@ class MosLayer(TunerModule):
         pool_a, pool_b = (pools[key] for key in pool_keys(self.slots[adapter_name].group))
         index = self.mos_index[adapter_name]
         num_shards = self.num_shards[adapter_name]
-        if self.factor_cache is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        sources = (pool_a, pool_b, index)
+        if (
+            self.factor_cache is None
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            # Those of a model that was loaded in inference mode have no versions, which tell whether they changed.
+            or any(tensor.is_inference() for tensor in sources)
+        ):
             if self.factor_cache:
                 # Training follows, and FSDP2 refills the storage of a pool without raising its version.
                 self.factor_cache.pop(adapter_name, None)
             return materialise(pool_a, index[0], num_shards), materialise(pool_b, index[1], num_shards)
-        sources = (pool_a, pool_b, index)
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in sources)
         cached = self.factor_cache.get(adapter_name)
         if cached is None or cached.state != state:

@@ -155,7 +155,8 @@ class MosModel(BaseTuner):
             return ParamWrapper(target, bank, adapter_name, slot, config, parameter_name=parameter_name)
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         transposed = isinstance(base, Conv1D)
-        if transposed != config.fan_in_fan_out:
+        # Beside target parameters the setting would make a configuration that is refused, and the layer does without.
+        if transposed != config.fan_in_fan_out and not config.target_parameters:
             warnings.warn(
                 f"fan_in_fan_out is set to {config.fan_in_fan_out} but the target module is "
                 f"`{'Conv1D' if transposed else 'torch.nn.Linear'}`. Setting fan_in_fan_out to {transposed}.",

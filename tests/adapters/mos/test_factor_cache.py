@@ -13,6 +13,10 @@ from hf_mixture.adapters.mos.bank import find_bank
 
 @pytest.fixture
 def model():
+    return adapted()
+
+
+def adapted():
     torch.manual_seed(0)
     base = nn.Sequential(*(nn.Linear(16, 16) for _ in range(4)))
     config = MosConfig(r=4, equivalent_rank=2, private_rank=1, target_modules="all-linear", init_weights=False)
@@ -51,3 +55,12 @@ def test_a_forward_with_gradients_drops_the_factors(model):
         after = model(x)
     assert not torch.equal(before, after)
     assert torch.equal(after, model(x))
+
+
+def test_a_model_that_was_loaded_in_inference_mode_computes_without_a_cache():
+    with torch.inference_mode():
+        loaded = adapted()
+        x = torch.randn(3, 16)
+        expected = loaded(x)
+        loaded.base_model.cache_factors()
+        assert torch.equal(loaded(x), expected)

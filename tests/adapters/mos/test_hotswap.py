@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch._dynamo.testing import CompileCounter
 
 from hf_mixture.adapters.mos.bank import find_bank
@@ -30,6 +30,15 @@ def test_swaps_in_place(save_indices, other, llama, mos_config, tokens):
     hotswap_adapter(model, folder)
     assert torch.equal(model(tokens).logits, logits)
     assert all(pool is pools[name] for name, pool in find_bank(model)[1].named_parameters())
+
+
+def test_what_was_swapped_in_is_saved_with_its_seed(other, llama, mos_config, tokens, tmp_path):
+    folder, logits = other()
+    model = get_peft_model(llama(), mos_config(save_indices=False)).eval()
+    hotswap_adapter(model, folder)
+    model.save_pretrained(tmp_path / "again")
+    loaded = PeftModel.from_pretrained(llama(), tmp_path / "again").eval()
+    assert torch.equal(loaded(tokens).logits, logits)
 
 
 def test_a_compiled_model_is_not_compiled_again(mos_config, tmp_path):
@@ -71,6 +80,25 @@ def test_different_adapters_are_refused_unchanged(changes, message, other, llama
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=message):
         hotswap_adapter(model, folder)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("saved_in_full", [{}, {"modules_to_save": ["lm_head"]}])
+def test_modules_saved_in_full_are_not_left_behind(saved_in_full, other, llama, mos_config):
+    folder, _ = other(modules_to_save=["lm_head"])
+    model = get_peft_model(llama(), mos_config(**saved_in_full))
+    with pytest.raises(ValueError, match=r"'lm_head.*is saved in full.*load_adapter"):
+        hotswap_adapter(model, folder)
+
+
+def test_a_merged_adapter_is_not_replaced(other, llama, mos_config):
+    folder, _ = other()
+    model = get_peft_model(llama(), mos_config())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.merge_adapter()
+    with pytest.raises(ValueError, match=r"is merged into the weight of 'model\.layers.*unmerge_adapter"):
+        hotswap_adapter(model, folder)
+    model.unmerge_adapter()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 

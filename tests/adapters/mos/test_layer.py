@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -185,6 +186,16 @@ def test_half_precision_base_trains_float32_pools():
     same = get_peft_model(Stack(dtype=torch.bfloat16), config(), autocast_adapter_dtype=False)
     assert {pool.dtype for pool in same.base_model.model.mos_bank.parameters()} == {torch.bfloat16}
     assert same(torch.randn(2, 16, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_the_cast_of_inputs_can_be_switched_off_as_in_peft():
+    model = get_peft_model(Stack(), config())
+    x = torch.randn(2, 16, dtype=torch.bfloat16)
+    layer = next(module for module in model.modules() if isinstance(module, MosLayer))
+    assert layer._cast_input_dtype(x, torch.float32).dtype == torch.float32
+    with disable_input_dtype_casting(model):
+        assert layer._cast_input_dtype(x, torch.float32).dtype == torch.bfloat16
+    assert layer._cast_input_dtype(x, torch.float32).dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

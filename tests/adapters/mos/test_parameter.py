@@ -156,6 +156,14 @@ def test_rows_of_a_batch_cannot_have_different_experts(load, experts_config, tok
         model(tokens, adapter_names=["default", "default", "__base__"])
 
 
+def test_conv1d_beside_a_target_parameter_loads_again(gpt2_folder, mos_config, tokens, tmp_path):
+    config = mos_config(target_modules=["c_attn"], target_parameters=["mlp.c_fc.weight"])
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(gpt2_folder), config).eval()
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(gpt2_folder), tmp_path).eval()
+    assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+
+
 def test_matrices_are_supported_and_other_shapes_refused(mos_config):
     class Scaled(nn.Module):
         def __init__(self):

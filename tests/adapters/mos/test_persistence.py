@@ -10,6 +10,7 @@ import torch
 from adapters_of_transformers import needs_adapter_methods
 from peft import (
     AutoPeftModelForCausalLM,
+    LoraConfig,
     PeftModel,
     get_peft_model,
     get_peft_model_state_dict,
@@ -17,11 +18,11 @@ from peft import (
     set_peft_model_state_dict,
 )
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hf_mixture import MosConfig
 from hf_mixture.adapters.mos.bank import find_bank
-from hf_mixture.adapters.mos.checkpoint import check_folder
+from hf_mixture.adapters.mos.checkpoint import check_before_loading, check_folder
 from hf_mixture.adapters.mos.layer import MosLayer
 
 
@@ -249,6 +250,51 @@ def test_another_base_model_is_refused_before_it_changes(changes, route, saved, 
     with pytest.raises(ValueError, match=r"base model.*Remedy: load the base model"):
         ROUTES[route](lambda: base, saved[0])
     assert [type(module) for module in base.modules()] == modules
+
+
+@needs_adapter_methods()
+@pytest.mark.parametrize("save_indices", [True, False])
+def test_a_model_without_its_head_loads_the_adapter_as_well(save_indices, llama, mos_config, tokens, tmp_path):
+    model = get_peft_model(llama(), mos_config(save_indices=save_indices)).eval()
+    model.save_pretrained(tmp_path)
+    expected = model(tokens, output_hidden_states=True).hidden_states[-1]
+    assert torch.equal(AutoModel.from_pretrained(tmp_path).eval()(tokens).last_hidden_state, expected)
+
+
+@needs_adapter_methods()
+def test_a_model_with_a_head_loads_an_adapter_made_without(llama_folder, mos_config, tokens, tmp_path):
+    config = mos_config(task_type="FEATURE_EXTRACTION")
+    model = get_peft_model(AutoModel.from_pretrained(llama_folder), config).eval()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    hidden = loaded(tokens, output_hidden_states=True).hidden_states[-1]
+    assert torch.equal(hidden, model(tokens).last_hidden_state)
+
+
+@needs_adapter_methods()
+def test_what_cannot_be_checked_before_is_checked_after_loading(llama, mos_config):
+    model = get_peft_model(llama(), mos_config())
+    model.base_model.model.model.layers[1].self_attn.q_proj.mos_index["default"][1, 2] = 999
+    tensors = get_peft_model_state_dict(model)
+    with pytest.raises(ValueError, match=r"layers\.1\.self_attn\.q_proj\.mos_index' has indices from 0 to 999"):
+        llama().load_adapter(peft_config=mos_config(), adapter_state_dict=tensors)
+
+
+def test_peft_which_does_not_reconcile_names_is_not_left_to_load_nothing(saved, llama_folder):
+    with pytest.raises(ValueError, match="made for another base model"):
+        PeftModel.from_pretrained(AutoModel.from_pretrained(llama_folder), saved[0])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"r": 8', '"r": 8, "r": 8'), ('"lora_bias": false', '"lora_bias": Infinity')]
+)
+def test_adapters_of_other_types_are_read_by_their_own_rules(old, new, llama, tmp_path):
+    get_peft_model(llama(), LoraConfig(r=8, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new))
+    check_before_loading(tmp_path, llama())
 
 
 def test_a_damaged_checkpoint_leaves_a_model_in_training_unchanged(saved, llama, tmp_path):
