@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from peft import PeftConfig
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -24,7 +24,7 @@ from hf_mixture.adapters.mos.layer import MosLayer
 from hf_mixture.adapters.mos.layout import Slot, plan_layout
 from hf_mixture.adapters.mos.shards import num_shards_in_pool
 from hf_mixture.adapters.mos.targets import find_targets
-from hf_mixture.hub.damage import naming, reading
+from hf_mixture.hub.damage import naming, reading, shorten
 from hf_mixture.hub.reading import read_object
 
 
@@ -278,10 +278,17 @@ def _is_mos_folder(folder: Any, *, with_config: bool) -> bool:
         return False
     if _names_another_type(config):
         return False
-    settings = read_object(config)
-    if with_config and "peft_type" not in settings:
-        raise ValueError(f"{config} has no 'peft_type', so no adapter can be loaded. {_RESTORE}")
-    return settings.get("peft_type") == "MOS"
+    peft_type = read_object(config).get("peft_type")
+    if peft_type == "MOS":
+        return True
+    if not with_config:
+        return False
+    if isinstance(peft_type, str):
+        raise ValueError(
+            f"{config}: peft_type={shorten(repr(peft_type), 100)} is no type of adapter that PEFT knows. Remedy: "
+            "import the package that it comes from, or restore the file from an intact copy."
+        )
+    raise ValueError(f"{config} has no 'peft_type' that is a name, so no adapter can be loaded. {_RESTORE}")
 
 
 def _names_another_type(config: Path) -> bool:
@@ -290,7 +297,8 @@ def _names_another_type(config: Path) -> bool:
         settings = json.loads(config.read_bytes())
     except (ValueError, RecursionError):
         return False
-    return isinstance(settings, dict) and settings.get("peft_type", "MOS") != "MOS"
+    peft_type = settings.get("peft_type") if isinstance(settings, dict) else None
+    return isinstance(peft_type, str) and peft_type != "MOS" and peft_type in PEFT_TYPE_TO_CONFIG_MAPPING
 
 
 def is_adapter_key(key: str) -> bool:

@@ -297,6 +297,18 @@ def test_adapters_of_other_types_are_read_by_their_own_rules(old, new, llama, tm
     check_before_loading(tmp_path, llama())
 
 
+@pytest.mark.parametrize(
+    ("peft_type", "message"),
+    [("null", "has no 'peft_type'"), ("[]", "has no 'peft_type'"), ('"MOR"', "peft_type='MOR' is no type of adapter")],
+)
+def test_a_folder_of_no_known_type_is_named(peft_type, message, saved, llama, tmp_path):
+    shutil.copytree(saved[0], tmp_path / "damaged")
+    path = tmp_path / "damaged" / "adapter_config.json"
+    path.write_text(path.read_text().replace('"peft_type": "MOS"', f'"peft_type": {peft_type}'))
+    with pytest.raises(ValueError, match=rf"adapter_config\.json.*{message}.*Remedy"):
+        PeftModel.from_pretrained(llama(), tmp_path / "damaged")
+
+
 def test_a_damaged_checkpoint_leaves_a_model_in_training_unchanged(saved, llama, tmp_path):
     shutil.copytree(saved[0], tmp_path / "damaged")
     model = PeftModel.from_pretrained(llama(), saved[0], is_trainable=True)
