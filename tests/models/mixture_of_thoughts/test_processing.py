@@ -127,3 +127,10 @@ def test_experts_are_scored_in_bits_per_byte():
             nats = -sum(logits[t - 1, labels[t]].item() for t in range(1, len(labels)) if labels[t] != -100)
             bits = nats / 0.6931471805599453 / len(answers[row].encode())
             assert scores[row, expert] == pytest.approx(bits, rel=1e-4)
+
+
+def test_no_prompts_are_refused():
+    processor = MixtureOfThoughtsProcessor([tokenizer_of("llama")])
+    for make in (processor, processor.apply_chat_template):
+        with pytest.raises(ValueError, match="there are no prompts"):
+            make([])
