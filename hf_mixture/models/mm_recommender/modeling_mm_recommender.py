@@ -254,9 +254,10 @@ class MultiModalRecommender(PreTrainedModel):
 
     def _adjacency_matrix(self) -> Tensor:
         # The graph may have been set, loaded or moved since, and the model may have another type.
-        if self._adjacency is None or self._adjacency[0] is not self.graph or self._adjacency[1].dtype != self.dtype:
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        if self._adjacency is None or self._adjacency[0] is not self.graph or self._adjacency[1].dtype != dtype:
             users, items = self.graph
-            matrix = normalised_adjacency(users, items, self.config.num_users, self.config.num_items, self.dtype)
+            matrix = normalised_adjacency(users, items, self.config.num_users, self.config.num_items, dtype)
             self._adjacency = (self.graph, matrix)
         return self._adjacency[1]
 

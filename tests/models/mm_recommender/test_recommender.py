@@ -193,3 +193,20 @@ def test_features_that_do_not_fit_are_refused(change: dict[str, torch.Tensor], m
 def test_sizes_that_cannot_work_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MultiModalRecommender(MultiModalRecommenderConfig(**fields))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_graph_is_propagated_over_in_single_precision(dtype: torch.dtype) -> None:
+    # Node degrees whose products half precision cannot hold.
+    model, _ = synthetic_recommender(backbone="lightgcn_mm", num_users=300, num_items=300, per_user=3)
+    every = torch.arange(300)
+    model.set_graph(every.repeat_interleave(300), every.repeat(300))
+    inputs = {"user_ids": every[:4], "item_ids": every[4:8], "negative_ids": every[8:12]}
+    expected = model(**inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = model(**inputs)
+        under_autocast.loss.backward()
+    torch.testing.assert_close(under_autocast.positive_scores, expected.positive_scores, atol=1e-3, rtol=0.05)
+    halved = copy.deepcopy(model).to(dtype)(**inputs)
+    assert halved.positive_scores.dtype == dtype
+    torch.testing.assert_close(halved.positive_scores.float(), expected.positive_scores, atol=1e-3, rtol=0.05)
