@@ -83,8 +83,17 @@ class KnnEmbedModel(BipartiteEmbeddings):
         """p(c|u) as a `scipy.sparse.csr_array` [U, m]."""
         indptr, clusters = self.mixture_indptr.cpu().numpy(), self.mixture_clusters.cpu().numpy()
         shape = (self.config.num_users, self.config.num_fitted_clusters)
-        found = sparse().csr_array((self.mixture_weights.cpu().numpy(), clusters, indptr), shape=shape)
+        found = sparse().csr_array((self.weights_of_mixtures(), clusters, indptr), shape=shape)
         return found.sorted_indices()
+
+    def weights_of_mixtures(self) -> Any:
+        """Weights of all mixtures as an array; those that half precision has rounded are made to sum to 1 again."""
+        weights = self.mixture_weights.cpu()
+        if weights.dtype.itemsize >= 4:
+            return weights.numpy()
+        rounded = weights.float().numpy()
+        rows = np.repeat(np.arange(self.config.num_users), np.diff(self.mixture_indptr.cpu().numpy()))
+        return (rounded / np.bincount(rows, rounded, minlength=1)[rows]).astype(np.float32)
 
     @torch.no_grad()
     def fit_mixture(
@@ -313,7 +322,7 @@ class KnnEmbedModel(BipartiteEmbeddings):
         return padded_components(
             self.mixture_indptr.cpu().numpy(),
             self.mixture_clusters.cpu().numpy(),
-            self.mixture_weights.cpu().numpy(),
+            self.weights_of_mixtures(),
             users,
         )
 
