@@ -100,7 +100,8 @@ class MatSimModel(PreTrainedModel):
         Returns:
             The model; its projection is new.
         """
-        model = AutoModel.from_pretrained(backbone) if isinstance(backbone, str) else backbone.base_model
+        given = isinstance(backbone, PreTrainedModel)
+        model = backbone.base_model if given else AutoModel.from_pretrained(backbone)
         model = widen_patch_embedding(model)
         built = cls(MatSimConfig(backbone_config=model.config, **fields)).to(model.dtype)
         built.backbone = model
