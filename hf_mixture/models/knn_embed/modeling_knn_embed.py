@@ -87,13 +87,8 @@ class KnnEmbedModel(BipartiteEmbeddings):
         return found.sorted_indices()
 
     def weights_of_mixtures(self) -> Any:
-        """Weights of all mixtures as an array; those that half precision has rounded are made to sum to 1 again."""
-        weights = self.mixture_weights.cpu()
-        if weights.dtype.itemsize >= 4:
-            return weights.numpy()
-        rounded = weights.float().numpy()
-        rows = np.repeat(np.arange(self.config.num_users), np.diff(self.mixture_indptr.cpu().numpy()))
-        return (rounded / np.bincount(rows, rounded, minlength=1)[rows]).astype(np.float32)
+        """Weights of the entries of all mixtures as an array in float32, as NumPy has no bfloat16."""
+        return self.mixture_weights.float().cpu().numpy()
 
     @torch.no_grad()
     def fit_mixture(
