@@ -144,7 +144,7 @@ class KnnEmbedModel(BipartiteEmbeddings):
         self.item_clusters, self.cluster_centroids = labels, centroids
         self.user_is_known = moved & (has_history | (cold_users == "embedding"))
         self.take_history(history)
-        config.num_fitted_clusters = len(centroids)
+        config.num_fitted_clusters, config.num_fitted_users = len(centroids), config.num_users
         indptr, names, weights = self.mixtures_of(chosen, history, neighbour_search)
         numbers = np.zeros(config.num_users, dtype=np.int64)
         numbers[chosen] = np.diff(indptr)

@@ -200,3 +200,14 @@ def test_tables_have_an_index() -> None:
         {c: w for c, w in enumerate(model.mixture.toarray()[3]) if w}
     )
     assert users[39]["clusters"] == []
+
+
+def test_users_who_are_added_in_turn_get_what_they_get_together(tmp_path: Path) -> None:
+    together, _ = fitted()
+    together.add_users([[1, 2, 3], [1, 2, 3], [4]])
+    in_turn, _ = fitted()
+    in_turn.add_users([[1, 2, 3]])
+    in_turn.save_pretrained(tmp_path)
+    in_turn = AutoModel.from_pretrained(tmp_path)
+    in_turn.add_users([[1, 2, 3], [4]])
+    assert (together.mixture != in_turn.mixture).nnz == 0
