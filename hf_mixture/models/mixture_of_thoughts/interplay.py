@@ -130,7 +130,9 @@ def peers_of(
         for level, latents in enumerate(peer.latents):
             new_keys, new_values = model.interactions[level].keys_values(latents[places.to(latents.device)])
             keys[level].append(new_keys)
-            values[level].append(new_values * gate[:, None, None, None] if gate.requires_grad else new_values)
+            if gate.requires_grad:
+                new_values = new_values * gate[:, None, None, None].to(new_values.dtype)
+            values[level].append(new_values)
     return PeerLatents(
         [torch.cat(parts, dim=-2) for parts in keys],
         [torch.cat(parts, dim=-2) for parts in values],

@@ -103,6 +103,9 @@ def load(
     if not (folder / _WEIGHTS).is_file():
         raise ValueError(f"{name} must contain {_WEIGHTS}, as save_pretrained of a mixture writes it")
     common = {key: value for key, value in kwargs.items() if key not in _IGNORED}
+    # AutoModel writes it into the configuration of the mixture, which has no attention of that kind.
+    if config is not None and config._attn_implementation is not None:
+        common.setdefault("attn_implementation", config._attn_implementation)
     more = expert_kwargs if isinstance(expert_kwargs, Sequence) else [expert_kwargs or {}] * count
     if len(more) != count:
         raise ValueError(f"expert_kwargs has {len(more)} entries for {count} experts; give one for each")

@@ -124,6 +124,13 @@ def test_experts_come_back_in_the_type_that_they_had_and_can_be_loaded_in_anothe
     assert {expert.dtype for expert in again.experts} == {torch.bfloat16}
 
 
+def test_the_attention_of_the_experts_can_be_chosen(folders, tmp_path):
+    make(folders)[0].save_pretrained(tmp_path)
+    for auto in (AutoModelForCausalLM, MixtureOfThoughtsForCausalLM):
+        again = auto.from_pretrained(tmp_path, attn_implementation="eager")
+        assert {expert.config._attn_implementation for expert in again.experts} == {"eager"}
+
+
 def test_a_changed_expert_is_named_whatever_its_type(folders, tmp_path):
     changed = tmp_path / "changed"
     tiny_expert("gpt2").save_pretrained(changed)
