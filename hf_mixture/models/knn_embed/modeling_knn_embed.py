@@ -87,7 +87,11 @@ class KnnEmbedModel(BipartiteEmbeddings):
         return found.sorted_indices()
 
     def weights_of_mixtures(self) -> Any:
-        """Weights of the entries of all mixtures as an array in float32, as NumPy has no bfloat16."""
+        """Weights of the entries of all mixtures, one user after another.
+
+        Returns:
+            An array in float32, as NumPy has no bfloat16.
+        """
         return self.mixture_weights.float().cpu().numpy()
 
     @torch.no_grad()
