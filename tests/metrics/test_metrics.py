@@ -200,3 +200,16 @@ def test_without_evaluate_the_error_says_what_to_install(monkeypatch: pytest.Mon
 def test_the_extra_names_the_packages() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert [text.split(">")[0] for text in project["optional-dependencies"]["metrics"]] == ["evaluate", "scipy"]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_no_rows_are_refused(name: str) -> None:
+    metric = load_metric(name)
+    options = {
+        "capacity_drop_rate": {"num_experts": 2},
+        "cluster_coverage": {"item_clusters": [0, 1]},
+        "intra_list_diversity": {"item_vectors": [[1.0], [2.0]]},
+        "segmentation_miou": {"num_classes": 2},
+    }
+    with pytest.raises(ValueError, match=r"give|not defined|needs"):
+        metric.compute(**{column: [] for column in metric.features}, **options.get(name, {}))

@@ -71,7 +71,8 @@ def load_pixels(
         The rows.
 
     Raises:
-        ValueError: A column is missing; or an image or label cannot be used, with its row.
+        ValueError: A column is missing; an image or label cannot be used, with its row; or `mean` or `std` does not
+            fit the channels.
 
     Example:
         >>> import numpy as np
@@ -81,6 +82,11 @@ def load_pixels(
         (torch.Size([1, 4, 4]), 1.0)
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    for name, given in (("mean", mean), ("std", std)):
+        if len(given) not in (1, num_channels):
+            raise ValueError(f"{name}={tuple(given)} must have 1 number or num_channels={num_channels}; change one")
+    if not all(value > 0 for value in std):
+        raise ValueError(f"std={tuple(std)} must be above 0; raise it")
     images, labels = [], []
     for number, row in enumerate(_decoded(dataset)):
         for column in (image_column, label_column):

@@ -130,6 +130,8 @@ class CapacityDropRate(evaluate.Metric):
                 f"num_experts={num_experts} must be at least 1, and capacity_factor={capacity_factor} above 0 and "
                 "finite"
             )
+        if not layer:
+            raise ValueError("layer has no rows; give the experts of at least one token")
         rows: dict[int, tuple[list[list[int]], list[list[float]]]] = {}
         for place, ids, gates in zip(layer, experts, weights, strict=True):
             tokens = rows.setdefault(int(place), ([], []))

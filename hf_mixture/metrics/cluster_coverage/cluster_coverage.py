@@ -47,6 +47,8 @@ class ClusterCoverage(evaluate.Metric):
             raise ValueError(
                 f"k={k} must be at least 1, and item_clusters one integer for each item, not all negative"
             )
+        if not predictions:
+            raise ValueError("predictions has no list; give at least one")
         reached: set[int] = set()
         items: set[int] = set()
         numbers = []

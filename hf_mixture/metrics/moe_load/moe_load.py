@@ -87,6 +87,8 @@ class MoeLoad(evaluate.Metric):
         )
 
     def _compute(self, layer: list[int], counts: list[list[int]]) -> dict[str, Any]:
+        if not layer:
+            raise ValueError("layer has no rows; give the counts of at least one layer")
         layers = {str(name): load_statistics(row) for name, row in sum_by_layer(layer, counts).items()}
         names = next(iter(layers.values()))
         means = {name: float(np.mean([values[name] for values in layers.values()])) for name in names}

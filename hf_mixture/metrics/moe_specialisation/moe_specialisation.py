@@ -80,6 +80,8 @@ class MoeSpecialisation(evaluate.Metric):
         )
 
     def _compute(self, layer: list[int], domain: list[str], counts: list[list[int]]) -> dict[str, Any]:
+        if not layer:
+            raise ValueError("layer has no rows; give the counts of at least one layer")
         rows: dict[int, dict[str, Any]] = {}
         for place, name, numbers in zip(layer, domain, counts, strict=True):
             row = np.asarray(numbers, dtype=np.int64)

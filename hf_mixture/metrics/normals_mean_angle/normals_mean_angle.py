@@ -59,7 +59,7 @@ class NormalsMeanAngle(evaluate.Metric):
 
     def _compute(self, predictions: list[Any], references: list[Any], ignore_value: int = 255) -> dict[str, float]:
         pairs = zip(predictions, references, strict=True)
-        found = np.concatenate([angles(predicted, true, ignore_value) for predicted, true in pairs])
+        found = np.concatenate([np.zeros(0), *(angles(predicted, true, ignore_value) for predicted, true in pairs)])
         if found.size == 0:
             raise ValueError(f"no pixel of references counts: all are {ignore_value}; give labels")
         return {"mean_angle": float(found.mean()), "median_angle": float(np.median(found))}

@@ -72,6 +72,8 @@ class RouterDrift(evaluate.Metric):
         )
 
     def _compute(self, layer: list[int], predictions: list[list[int]], references: list[list[int]]) -> dict[str, Any]:
+        if not layer:
+            raise ValueError("layer has no rows; give the experts of at least one token")
         tokens: dict[int, list[tuple[float, float, float]]] = {}
         for place, later, earlier in zip(layer, predictions, references, strict=True):
             tokens.setdefault(int(place), []).append(overlap(later, earlier))

@@ -60,7 +60,9 @@ class SegmentationMiou(evaluate.Metric):
         self, predictions: list[Any], references: list[Any], num_classes: int, ignore_value: int = 255
     ) -> dict[str, Any]:
         pairs = zip(predictions, references, strict=True)
-        counts = sum(confusion(predicted, true, num_classes, ignore_value) for predicted, true in pairs)
+        counts = np.zeros((num_classes, num_classes), dtype=np.int64)
+        for predicted, true in pairs:
+            counts += confusion(predicted, true, num_classes, ignore_value)
         if not counts.any():
             raise ValueError(f"no pixel of references counts: all are {ignore_value}; give labels")
         common = np.diag(counts)

@@ -42,6 +42,8 @@ class KnnEmbedConfig(PreTrainedConfig):
         cold_items: Whether items without training edges are put into the nearest cluster; otherwise they are never
             retrieved.
         initializer_range: Standard deviation of the first embeddings, at least 0.
+        num_fitted_users: Users that there were at the fit, who can be neighbours of those that are added; set by
+            `fit_mixture`. 0, as in models of earlier versions, is all that there are.
         num_fitted_clusters: Number of clusters there are; set by `fit_mixture`.
         num_mixture_entries: Number of weights of all mixtures; set by `fit_mixture`.
         num_history_entries: Number of training edges; set by `fit_mixture`.
@@ -71,6 +73,7 @@ class KnnEmbedConfig(PreTrainedConfig):
     query: Literal["user", "centroid"] = "user"
     cold_items: bool = False
     initializer_range: float = 0.1
+    num_fitted_users: int = 0
     num_fitted_clusters: int = 0
     num_mixture_entries: int = 0
     num_history_entries: int = 0

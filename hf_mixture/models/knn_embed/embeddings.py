@@ -101,6 +101,7 @@ class BipartiteEmbeddings(PreTrainedModel):
         user_ids: Tensor,
         item_ids: Tensor,
         negatives: Tensor | None = None,
+        return_loss: bool = True,
         return_dict: bool | None = None,
     ) -> KnnEmbedOutput | tuple[Any, ...]:
         """Score edges, and compute the loss where negatives are given.
@@ -109,6 +110,8 @@ class BipartiteEmbeddings(PreTrainedModel):
             user_ids: Users [B].
             item_ids: Their items [B].
             negatives: Other items, for all edges [N] or for each [B, N]; see `NegativeCollator`.
+            return_loss: Whether to compute the loss where there are negatives. The Trainer reads from this default
+                that it can report an evaluation loss.
             return_dict: Whether to return a `KnnEmbedOutput` rather than a tuple. Default: as the configuration says.
 
         Returns:
@@ -130,16 +133,17 @@ class BipartiteEmbeddings(PreTrainedModel):
         users = self._translated(self.user_embeddings(user_ids))
         items = self.item_embeddings(item_ids)
         own = (users * items).sum(dim=-1)
-        output = KnnEmbedOutput(scores=own)
+        loss = scores = None
         if negatives is not None:
             others = self.item_embeddings(negatives)
             shared = negatives.dim() == 1
             scores = users @ others.T if shared else torch.einsum("bd,bnd->bn", users, others)
-            output.negative_scores = scores
-            output.loss = self._loss(own, scores, item_ids, negatives)
-            if config.embedding_penalty:
-                lengths = users.square().sum(dim=-1).mean() + items.square().sum(dim=-1).mean()
-                output.loss = output.loss + config.embedding_penalty * lengths
+            if return_loss:
+                loss = self._loss(own, scores, item_ids, negatives)
+                if config.embedding_penalty:
+                    lengths = users.square().sum(dim=-1).mean() + items.square().sum(dim=-1).mean()
+                    loss = loss + config.embedding_penalty * lengths
+        output = KnnEmbedOutput(loss=loss, scores=own, negative_scores=scores)
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def _loss(self, scores: Tensor, negative_scores: Tensor, item_ids: Tensor, negatives: Tensor) -> Tensor:

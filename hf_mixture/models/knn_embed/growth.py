@@ -112,12 +112,16 @@ def add_users(model: KnnEmbedModel, histories: Sequence[Any], embeddings: Any) -
         known = vectors.cpu().abs().amax(dim=1) > 0
     history = sparse().vstack([model.history, rows]).tocsr()
     device = model.item_clusters.device
+    old = [
+        *(part.cpu().numpy() for part in (model.mixture_indptr, model.mixture_clusters)),
+        model.weights_of_mixtures(),
+    ]
     model.user_embeddings = _extended(model.user_embeddings, vectors)
     config.num_users = before + number
     model.user_is_known = torch.cat([model.user_is_known, known.to(device)])
-    old = [part.cpu().numpy() for part in (model.mixture_indptr, model.mixture_clusters, model.mixture_weights)]
-    # The new users are no neighbours of one another, so that it does not matter who was added together.
-    new = model.mixtures_of(np.arange(before, before + number), history, "exact", among=before)
+    # Users who were added are no neighbours, so that it does not matter who was added together, or before.
+    among = config.num_fitted_users or before
+    new = model.mixtures_of(np.arange(before, before + number), history, "exact", among=among)
     model.take_history(history)
     model.take_mixture(
         np.concatenate([old[0], old[0][-1] + new[0][1:]]),

@@ -83,8 +83,16 @@ class KnnEmbedModel(BipartiteEmbeddings):
         """p(c|u) as a `scipy.sparse.csr_array` [U, m]."""
         indptr, clusters = self.mixture_indptr.cpu().numpy(), self.mixture_clusters.cpu().numpy()
         shape = (self.config.num_users, self.config.num_fitted_clusters)
-        found = sparse().csr_array((self.mixture_weights.cpu().numpy(), clusters, indptr), shape=shape)
+        found = sparse().csr_array((self.weights_of_mixtures(), clusters, indptr), shape=shape)
         return found.sorted_indices()
+
+    def weights_of_mixtures(self) -> Any:
+        """Weights of the entries of all mixtures, one user after another.
+
+        Returns:
+            An array in float32, as NumPy has no bfloat16.
+        """
+        return self.mixture_weights.float().cpu().numpy()
 
     @torch.no_grad()
     def fit_mixture(
@@ -140,7 +148,7 @@ class KnnEmbedModel(BipartiteEmbeddings):
         self.item_clusters, self.cluster_centroids = labels, centroids
         self.user_is_known = moved & (has_history | (cold_users == "embedding"))
         self.take_history(history)
-        config.num_fitted_clusters = len(centroids)
+        config.num_fitted_clusters, config.num_fitted_users = len(centroids), config.num_users
         indptr, names, weights = self.mixtures_of(chosen, history, neighbour_search)
         numbers = np.zeros(config.num_users, dtype=np.int64)
         numbers[chosen] = np.diff(indptr)
@@ -313,7 +321,7 @@ class KnnEmbedModel(BipartiteEmbeddings):
         return padded_components(
             self.mixture_indptr.cpu().numpy(),
             self.mixture_clusters.cpu().numpy(),
-            self.mixture_weights.cpu().numpy(),
+            self.weights_of_mixtures(),
             users,
         )
 

@@ -39,7 +39,7 @@ def user_table(model: KnnEmbedModel, *, index: bool) -> Any:
         {
             "user_id": np.arange(len(vectors)),
             "clusters": np.split(model.mixture_clusters.cpu().numpy(), bounds),
-            "weights": np.split(model.mixture_weights.cpu().numpy(), bounds),
+            "weights": np.split(model.weights_of_mixtures(), bounds),
             "embedding": vectors,
         }
     )

@@ -48,7 +48,8 @@ class MatSimModel(PreTrainedModel):
     A vision backbone sees RGB and the mask as four channels; its pooled output is projected and brought to length 1. A
     new model is blind to the mask, whose weights begin at zero. With `set_ids` and `ratios` of a batch of whole
     material sets the output has the ranking loss, so that a stock Trainer trains it; `MaterialBatchSampler` makes such
-    batches.
+    batches. `MatSimTrainer` does both; the stock one reports an evaluation loss with
+    `label_names=["set_ids", "ratios"]`.
 
     Args:
         config: The configuration.
@@ -99,7 +100,8 @@ class MatSimModel(PreTrainedModel):
         Returns:
             The model; its projection is new.
         """
-        model = AutoModel.from_pretrained(backbone) if isinstance(backbone, str) else backbone.base_model
+        given = isinstance(backbone, PreTrainedModel)
+        model = backbone.base_model if given else AutoModel.from_pretrained(backbone)
         model = widen_patch_embedding(model)
         built = cls(MatSimConfig(backbone_config=model.config, **fields)).to(model.dtype)
         built.backbone = model

@@ -110,6 +110,8 @@ def check_batch(
             "state_size says"
         )
     num_rows = len(initial_state)
+    if not num_rows:
+        raise ValueError("initial_state has no trajectories; give at least one")
     if times.dim() not in (1, 2) or (times.dim() == 2 and len(times) != num_rows):
         raise ValueError(
             f"times has the shape {tuple(times.shape)}; give [times] or [{num_rows}, times], a row for each trajectory"

@@ -159,9 +159,11 @@ class MixerForTrajectoryReconstruction(PreTrainedModel):
         )
         if output_expert_losses and labels is None:
             raise ValueError("output_expert_losses needs labels to compare with; give them")
-        pool = self._pool(table, env_ids)
-        scores = self.gate(table)[1][env_ids]
-        trajectories = self._integrate(initial_state, times, env_ids, table, pool)
+        # Errors of half precision would grow from step to step.
+        with torch.autocast(initial_state.device.type, enabled=False):
+            pool = self._pool(table, env_ids)
+            scores = self.gate(table)[1][env_ids]
+            trajectories = self._integrate(initial_state, times, env_ids, table, pool)
         if not trajectories.isfinite().all():
             diverged = env_ids[~trajectories.isfinite().flatten(2).all(dim=-1).all(dim=0)].unique().tolist()
             raise FloatingPointError(

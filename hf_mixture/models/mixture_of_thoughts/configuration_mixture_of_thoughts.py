@@ -19,7 +19,7 @@ class MixtureOfThoughtsConfig(PreTrainedConfig):
 
     Args:
         experts: Configurations of the experts, or their dictionaries.
-        references: Where each expert comes from: `name`, `revision`, `sha256`, `subfolder`, `tokenizer`.
+        references: Where each expert comes from: `name`, `revision`, `subfolder`, `dtype`, `sha256`.
         num_levels: Q, number of stacks of layers in each expert; at most the number of layers of the shallowest.
         interaction_after_last: Whether experts also interact after the last stack; the method has Q - 1 interactions
             without it.

@@ -94,6 +94,9 @@ def score_experts(
     Returns:
         Bits per byte of each answer under each expert [rows, M].
 
+    Raises:
+        ValueError: If `max_length` of the processor would cut an answer, each expert at another place.
+
     Example:
         >>> from tokenizers import Tokenizer, models, pre_tokenizers
         >>> from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
@@ -107,11 +110,19 @@ def score_experts(
         (1, 2)
     """
     scores = np.zeros((len(prompts), model.num_experts))
+    limit = processor.max_length
+    whole = MixtureOfThoughtsProcessor(processor.tokenizers)
     for start in tqdm(range(0, len(prompts), batch_size), desc="score experts", disable=len(prompts) <= batch_size):
         part = slice(start, start + batch_size)
-        batch = processor(list(prompts[part]), list(answers[part]))
+        batch = whole(list(prompts[part]), list(answers[part]))
         num_bytes = np.array([len(answer.encode()) for answer in answers[part]])
         for index, inputs in enumerate(batch["expert_inputs"]):
+            lengths = inputs["attention_mask"].sum(-1)
+            if limit is not None and int(lengths.max()) > limit:
+                raise ValueError(
+                    f"row {start + int(lengths.argmax())} has {int(lengths.max())} tokens for expert {index}, and the "
+                    f"processor's max_length={limit} would cut its answer; raise it, or shorten the row"
+                )
             logits = call(model.experts[index], inputs).logits[:, :-1].float()
             labels = inputs["labels"][:, 1:].to(logits.device)
             nats = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none").sum(-1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from hf_mixture._compat.caches import CACHE_NAME, CACHE_NAMES
@@ -37,6 +37,7 @@ _UNSUPPORTED = {
     "cache_implementation": "a cache of a given implementation",
     **dict.fromkeys(CACHE_NAMES, "a cache of an earlier call"),
     "custom_generate": "custom generation",
+    "guidance_scale": "classifier-free guidance",
     "inputs_embeds": "input embeddings",
     "streamer": "a streamer",
 }
@@ -74,15 +75,12 @@ def generate(
 ) -> MixtureOfThoughtsGeneration:
     """Write on: see `MixtureOfThoughtsForCausalLM.generate`."""
     for name, meaning in _UNSUPPORTED.items():
-        if kwargs.get(name) is not None:
-            raise ValueError(
-                f"{name}={kwargs[name]!r}: {meaning} does not work with a mixture of thoughts; leave it out"
-            )
-    generation_config = kwargs.get("generation_config")
-    if generation_config is not None and getattr(generation_config, "cache_implementation", None) is not None:
-        raise ValueError("generation_config.cache_implementation must be None: the latents need a cache that grows")
+        given = _option(name, kwargs)
+        if given is not None:
+            raise ValueError(f"{name}={given!r}: {meaning} does not work with a mixture of thoughts; leave it out")
+    uses_cache = _option("use_cache", kwargs) is not False
     streams = model.config.peer_decode == "stream" and model.config.num_interactions > 0
-    if streams and kwargs.get("use_cache") is False:
+    if streams and not uses_cache:
         raise ValueError("use_cache=False does not go with peer_decode='stream': peers keep what they read in a cache")
     if streams and (processor is None or prompts is None):
         raise ValueError(
@@ -90,7 +88,7 @@ def generate(
         )
     scores = model.route_scores(encoder_inputs)
     routing = route(scores, model.config.num_active_experts, primary=primary)
-    copies = kwargs.get("num_return_sequences") or getattr(generation_config, "num_return_sequences", None) or 1
+    copies = _option("num_return_sequences", kwargs) or 1
     sequences: dict[int, list[int]] = {}
     outputs = []
     for expert in routing.primary.unique().tolist():
@@ -102,7 +100,7 @@ def generate(
         peers = peers_of(model, torch.arange(len(rows), device=rows.device), inputs["query_ends"], decision, states)
         writer = model.experts[expert]
         cache = None
-        if kwargs.get("use_cache") is not False:
+        if uses_cache:
             cache = MotCache(writer.config, model.config.num_interactions, peers)
         before_step = None
         if streams and cache is not None and processor is not None and prompts is not None:
@@ -124,7 +122,7 @@ def generate(
             written = writer.generate(
                 input_ids=inputs["input_ids"].to(device),
                 attention_mask=inputs["attention_mask"].to(device),
-                **kwargs,
+                **{**_unlike_own(writer, uses_cache=uses_cache, copies=copies), **kwargs},
                 **({} if cache is None else {CACHE_NAME: cache}),
             )
         ids = written if isinstance(written, Tensor) else written.sequences
@@ -140,5 +138,24 @@ def generate(
         primary=routing.primary.repeat_interleave(copies),
         router_logits=scores,
         active=routing.active,
-        outputs=tuple(outputs) if kwargs.get("return_dict_in_generate") else None,
+        outputs=tuple(outputs) if _option("return_dict_in_generate", kwargs) else None,
     )
+
+
+def _option(name: str, kwargs: Mapping[str, Any]) -> Any:
+    """An option of a call, given by name or in its `generation_config`; None where it is left open."""
+    given = kwargs.get(name)
+    return getattr(kwargs.get("generation_config"), name, None) if given is None else given
+
+
+def _unlike_own(writer: PreTrainedModel, *, uses_cache: bool, copies: int) -> dict[str, Any]:
+    """Options that the writer's own `generation_config` would set as a mixture cannot follow."""
+    own, options = writer.generation_config, dict[str, Any]()
+    if own.cache_implementation is not None:
+        options["cache_implementation"] = None
+    if own.use_cache is False and uses_cache:
+        options["use_cache"] = True
+    # Rows of all primaries have equally many answers.
+    if own.num_return_sequences not in (None, copies):
+        options["num_return_sequences"] = copies
+    return options

@@ -72,7 +72,13 @@ def read_by_peers(
         # Tokens that nobody reads may lie between others where the rows of a batch differ.
         chosen = {"input_ids": inputs["input_ids"][rows][:, columns], "attention_mask": (ends != NEVER).long()}
         cache = None if caches is None else caches[expert]
-        states[expert] = PeerStates(rows, ends, peer_latents(model, expert, chosen, cache))
+        if len(columns):
+            latents = peer_latents(model, expert, chosen, cache)
+        else:
+            # Prompts without a token, as an empty one is to a tokenizer that puts nothing before a text.
+            weight = next(model.router.parameters())
+            latents = [weight.new_zeros(len(rows), 0, model.config.latent_size) for _ in model.levels]
+        states[expert] = PeerStates(rows, ends, latents)
     return states
 
 
@@ -124,7 +130,9 @@ def peers_of(
         for level, latents in enumerate(peer.latents):
             new_keys, new_values = model.interactions[level].keys_values(latents[places.to(latents.device)])
             keys[level].append(new_keys)
-            values[level].append(new_values * gate[:, None, None, None] if gate.requires_grad else new_values)
+            if gate.requires_grad:
+                new_values = new_values * gate[:, None, None, None].to(new_values.dtype)
+            values[level].append(new_values)
     return PeerLatents(
         [torch.cat(parts, dim=-2) for parts in keys],
         [torch.cat(parts, dim=-2) for parts in values],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +39,11 @@ from hf_mixture.models.mixture_of_thoughts.router import (
 )
 from hf_mixture.models.mixture_of_thoughts.saving import load, save
 from hf_mixture.models.mixture_of_thoughts.stacks import decoder_layers, stack_ends
-from hf_mixture.models.mixture_of_thoughts.thinking import BoundaryHook, note_inputs
+from hf_mixture.models.mixture_of_thoughts.thinking import BoundaryHook, InputHook
 
 
 if TYPE_CHECKING:
     from hf_mixture.models.mixture_of_thoughts.processing_mixture_of_thoughts import MixtureOfThoughtsProcessor
-
-_mixture_numbers = itertools.count()
 
 
 @dataclass
@@ -133,7 +132,8 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
         features = widths[0] if prompt_encoder is None else prompt_encoder.config.hidden_size
         self.router = PromptRouter(features, len(experts), config.router_hidden_size, config.router_dropout)
         self.post_init()
-        self.mixture_number = next(_mixture_numbers)
+        # Mixtures may share experts, also with one that another process has made and pickled.
+        self.mixture_number = uuid.uuid4().int
         self._attach(experts, prompt_encoder)
 
     @classmethod
@@ -201,7 +201,8 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
                 with.
             config: Configuration to use instead of that of the folder.
             revision: Branch, tag or commit of the repository.
-            kwargs: For `from_pretrained` of all experts, such as `dtype`.
+            kwargs: For `from_pretrained` of all experts, such as `dtype`; those of downloads, such as `token` and
+                `cache_dir`, for the mixture too.
 
         Returns:
             The mixture, in evaluation mode.
@@ -237,7 +238,7 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
             state_dict: Weights to save instead of those of the model.
             is_main_process: Whether this process writes.
             push_to_hub: Whether to upload the folder.
-            kwargs: For `push_to_hub`, such as `repo_id`.
+            kwargs: For `push_to_hub`: `repo_id`, `private`, `commit_message` and `token`.
 
         Raises:
             ValueError: If an expert was never loaded by name and is not saved either.
@@ -249,12 +250,9 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
         if push_to_hub:
             from huggingface_hub import HfApi
 
-            repo = HfApi().create_repo(
-                kwargs.get("repo_id") or folder.name, exist_ok=True, private=kwargs.get("private")
-            )
-            HfApi().upload_folder(
-                repo_id=repo.repo_id, folder_path=folder, commit_message=kwargs.get("commit_message")
-            )
+            api = HfApi(token=kwargs.get("token"))
+            repo = api.create_repo(kwargs.get("repo_id") or folder.name, exist_ok=True, private=kwargs.get("private"))
+            api.upload_folder(repo_id=repo.repo_id, folder_path=folder, commit_message=kwargs.get("commit_message"))
 
     @property
     def interactions(self) -> list[InteractionLevel]:
@@ -274,7 +272,9 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
         prompts: Any = None,
         primary: Tensor | None = None,
         expert_nll: Tensor | None = None,
-    ) -> MixtureOfThoughtsOutput:
+        return_loss: bool = True,
+        return_dict: bool | None = None,
+    ) -> MixtureOfThoughtsOutput | tuple[Any, ...]:
         """Route each row, run its peers, and let its primary predict the text.
 
         Args:
@@ -284,6 +284,10 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
             prompts: Unused; `generate` needs them.
             primary: Experts that must answer [B]; else the router decides.
             expert_nll: Loss of each expert on each row [B, M], in bits per byte, for `expert_nll_coefficient`.
+            return_loss: Whether to compute the loss where there are labels. The Trainer reads from this default that
+                it can report an evaluation loss.
+            return_dict: Whether to return a `MixtureOfThoughtsOutput` rather than a tuple. Default: as the
+                configuration says.
 
         Returns:
             Losses, logits and the routing.
@@ -298,14 +302,18 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
             )
         scores = self.route_scores(encoder_inputs)
         routing = self._decide(scores, primary)
-        labelled = "labels" in expert_inputs[0]
         groups = predict(self, expert_inputs, routing)
-        output = MixtureOfThoughtsOutput(router_logits=scores, active=routing.active, primary=routing.primary)
-        if labelled:
-            self._objective(output, groups, expert_inputs, expert_nll, scores)
-        if not self.training or len(groups) == 1:
-            output.logits = _join(groups, len(scores))
-        return output
+        losses: dict[str, Tensor] = {}
+        if return_loss and "labels" in expert_inputs[0]:
+            losses = self._objective(groups, expert_inputs, expert_nll, routing)
+        output = MixtureOfThoughtsOutput(
+            **losses,
+            logits=_join(groups, len(scores)) if not self.training or len(groups) == 1 else None,
+            router_logits=scores,
+            active=routing.active,
+            primary=routing.primary,
+        )
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def route_scores(self, encoder_inputs: Mapping[str, Tensor]) -> Tensor:
         """Score the experts for prompts.
@@ -405,7 +413,7 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
         for index, expert in enumerate(experts):
             keep_4bit_layout(expert)
             setattr(self, f"expert_{index}", expert.requires_grad_(False).eval())
-            expert.register_forward_pre_hook(note_inputs(self.mixture_number, index), with_kwargs=True)
+            expert.register_forward_pre_hook(InputHook(self.mixture_number, index), with_kwargs=True)
             layers = decoder_layers(expert)
             ends = stack_ends(len(layers), self.config.num_levels)[: self.config.num_interactions]
             for level, end in enumerate(ends):
@@ -424,20 +432,17 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
         return routing
 
     def _objective(
-        self,
-        output: MixtureOfThoughtsOutput,
-        groups: Sequence[Group],
-        expert_inputs: ExpertInputs,
-        expert_nll: Tensor | None,
-        scores: Tensor,
-    ) -> None:
-        """Fill in the losses."""
-        config = self.config
-        output.lm_loss = language_modelling_loss(groups, expert_inputs).to(scores.device)
-        output.entropy_loss = entropy_loss(scores)
-        output.balance_loss = balance_loss(scores)
-        loss = output.lm_loss + config.entropy_coefficient * output.entropy_loss
-        loss = loss + config.balance_coefficient * output.balance_loss
+        self, groups: Sequence[Group], expert_inputs: ExpertInputs, expert_nll: Tensor | None, routing: Routing
+    ) -> dict[str, Tensor]:
+        """The objective and its parts, by the names of the output."""
+        config, scores = self.config, routing.scores
+        parts = {
+            "lm_loss": language_modelling_loss(groups, expert_inputs).to(scores.device),
+            "entropy_loss": entropy_loss(scores),
+            "balance_loss": balance_loss(scores),
+        }
+        loss = parts["lm_loss"] + config.entropy_coefficient * parts["entropy_loss"]
+        loss = loss + config.balance_coefficient * parts["balance_loss"]
         if config.expert_nll_coefficient > 0:
             if expert_nll is None:
                 raise ValueError(
@@ -445,17 +450,17 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
                     "it with score_experts"
                 )
             targets = expert_nll.to(scores.device, scores.dtype)
-            output.expert_nll_loss = expert_nll_loss(scores, targets, config.expert_nll_temperature)
-            loss = loss + config.expert_nll_coefficient * output.expert_nll_loss
+            parts["expert_nll_loss"] = expert_nll_loss(scores, targets, config.expert_nll_temperature)
+            loss = loss + config.expert_nll_coefficient * parts["expert_nll_loss"]
         if config.consistency_coefficient > 0 and self.training:
-            again = predict(self, expert_inputs, self._decide(scores, output.primary))
-            output.consistency_loss = mean_consistency(groups, again, expert_inputs).to(scores.device)
-            loss = loss + config.consistency_coefficient * output.consistency_loss
+            again = predict(self, expert_inputs, self._decide(scores, routing.primary))
+            parts["consistency_loss"] = mean_consistency(groups, again, expert_inputs).to(scores.device)
+            loss = loss + config.consistency_coefficient * parts["consistency_loss"]
         if self.training and torch.distributed.is_available() and torch.distributed.is_initialized():
             # Experts that no row of this process uses must take part in the reduction of gradients.
             trained = [parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
             loss = loss + 0.0 * torch.stack([value.to(loss.device) for value in trained]).sum()
-        output.loss = loss
+        return {"loss": loss, **parts}
 
 
 def _join(groups: list[Group], num_rows: int) -> Tensor:

@@ -115,7 +115,7 @@ class MixtureOfThoughtsProcessor(PushToHubMixin):
         Raises:
             ValueError: If a tokenizer has no template, or its template changes what a message says.
         """
-        several: Any = [conversations] if isinstance(conversations[0], Mapping) else conversations
+        several: Any = [conversations] if conversations and isinstance(conversations[0], Mapping) else conversations
         rendered = [[_render(tokenizer, messages) for tokenizer in self.tokenizers] for messages in several]
         return self._batch(rendered, answers, padding_side)
 
@@ -159,13 +159,14 @@ class MixtureOfThoughtsProcessor(PushToHubMixin):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | os.PathLike[str], *, revision: str | None = None
+        cls, name: str | os.PathLike[str], *, revision: str | None = None, **kwargs: Any
     ) -> MixtureOfThoughtsProcessor:
         """Load what `save_pretrained` wrote.
 
         Args:
             name: Folder, or repository on the Hub.
             revision: Branch, tag or commit of the repository.
+            kwargs: For the download, such as `token` and `cache_dir`.
 
         Returns:
             The processor.
@@ -176,7 +177,7 @@ class MixtureOfThoughtsProcessor(PushToHubMixin):
         place = Path(name)
         if not place.is_dir():
             patterns = [_FILE, "tokenizer_*/*", "encoder_tokenizer/*"]
-            place = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+            place = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns, **kwargs))
         if not (place / _FILE).is_file():
             raise ValueError(f"{name} must contain {_FILE}, as MixtureOfThoughtsProcessor.save_pretrained writes it")
         settings = read_document(place / _FILE, _FORMAT, _VERSION)
@@ -202,6 +203,8 @@ class MixtureOfThoughtsProcessor(PushToHubMixin):
         padding_side: Literal["left", "right"] | None,
     ) -> BatchFeature:
         """Encode rows of one prompt for each expert."""
+        if not prompts:
+            raise ValueError("there are no prompts; give at least one")
         given = [answers] if isinstance(answers, str) else answers
         if given is not None and len(given) != len(prompts):
             raise ValueError(f"answers has {len(given)} entries for {len(prompts)} prompts; give one for each")
@@ -249,7 +252,7 @@ class MixtureOfThoughtsProcessor(PushToHubMixin):
 def _pad(rows: list[list[int]], name: str, side: str, tokenizer: Any) -> Tensor:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
     fill = {"input_ids": pad, "attention_mask": 0, "query_ends": 0, "key_ends": NEVER, "labels": -100}[name]
-    length = max(1, *map(len, rows)) if rows else 1
+    length = max(1, *map(len, rows))
     gaps = [[fill] * (length - len(row)) for row in rows]
     filled = [gap + row if side == "left" else row + gap for gap, row in zip(gaps, rows, strict=True)]
     return torch.tensor(filled, dtype=torch.long)

@@ -36,15 +36,17 @@ def reference_of(model: PreTrainedModel) -> dict[str, Any]:
         model: A model, best one that `from_pretrained` has loaded.
 
     Returns:
-        JSON values; the name is None for a model that was never loaded, the fingerprint for a quantised one.
+        JSON values; the name is None for a model that was never loaded, type and fingerprint for a quantised one.
     """
     name = model.config._name_or_path or None
     local = name is not None and Path(name).exists()
+    quantised = getattr(model, "is_quantized", False)
     return {
         "name": str(Path(name).resolve()) if name is not None and local else name,
         "revision": None if local else getattr(model.config, "_commit_hash", None),
         "subfolder": "",
-        "sha256": None if getattr(model, "is_quantized", False) else fingerprint(model),
+        "dtype": None if quantised else str(model.dtype).removeprefix("torch."),
+        "sha256": None if quantised else fingerprint(model),
     }
 
 
@@ -58,7 +60,7 @@ def load_reference(
         folder: That folder.
         causal: Whether the model is an expert, and not the prompt encoder.
         verify: Whether to compare the fingerprint.
-        kwargs: For `from_pretrained`.
+        kwargs: For `from_pretrained`. Default of `dtype`: that which the model had.
 
     Returns:
         The model.
@@ -72,6 +74,10 @@ def load_reference(
     if name is None:
         raise ValueError(f"a reference of {folder} names no model; save the mixture with save_experts=True")
     revision = {} if inside is not None or reference.get("revision") is None else {"revision": reference["revision"]}
+    dtype = reference.get("dtype")
+    given = {"dtype", "torch_dtype"} & kwargs.keys()
+    if dtype is not None and not given and "quantization_config" not in kwargs:
+        kwargs["dtype"] = dtype
     try:
         model: PreTrainedModel = auto.from_pretrained(name, **revision, **kwargs)
     except OSError as error:
@@ -82,6 +88,10 @@ def load_reference(
     expected = reference.get("sha256")
     if verify and expected is not None and not getattr(model, "is_quantized", False):
         found = fingerprint(model)
+        if found != expected and given:
+            # The numbers of another type are others: those of the same type are compared.
+            others = {key: value for key, value in kwargs.items() if key not in {*given, "device_map"}}
+            found = fingerprint(auto.from_pretrained(name, **revision, **others, dtype=dtype or "auto"))
         if found != expected:
             raise ValueError(
                 f"{name} has changed since the mixture in {folder} was trained: its weights have the fingerprint "

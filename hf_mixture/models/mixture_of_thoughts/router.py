@@ -86,7 +86,18 @@ def route(scores: Tensor, num_active: int, *, noise: Tensor | None = None, prima
 
     Returns:
         The decision.
+
+    Raises:
+        ValueError: If `primary` does not name one expert for each row.
     """
+    if primary is not None:
+        primary = torch.as_tensor(primary, device=scores.device)
+        num_rows, num_experts = scores.shape
+        if primary.shape != (num_rows,) or not ((primary >= 0) & (primary < num_experts)).all():
+            raise ValueError(
+                f"primary={primary.tolist()} must name an expert from 0 to {num_experts - 1} for each of the "
+                f"{num_rows} rows"
+            )
     noisy = scores if noise is None else scores + noise
     ranked = noisy.detach()
     if primary is not None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _WEIGHTS = "model.safetensors"
+_OF_DOWNLOADS = ("token", "cache_dir", "local_files_only", "force_download")
 # What AutoModel passes on and has no meaning for a mixture.
 _IGNORED = {"_from_auto", "adapter_kwargs", "_commit_hash", "trust_remote_code", "code_revision", "weights_only"}
 
@@ -90,7 +91,8 @@ def load(
     folder = Path(name)
     if not folder.is_dir():
         patterns = ["*.json", _WEIGHTS, "expert_*/*", "prompt_encoder/*"]
-        folder = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+        options = {key: kwargs[key] for key in _OF_DOWNLOADS if kwargs.get(key) is not None}
+        folder = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns, **options))
     settings = config or MixtureOfThoughtsConfig.from_pretrained(folder)
     count = len(settings.experts or [])
     references = settings.references or []
@@ -101,6 +103,9 @@ def load(
     if not (folder / _WEIGHTS).is_file():
         raise ValueError(f"{name} must contain {_WEIGHTS}, as save_pretrained of a mixture writes it")
     common = {key: value for key, value in kwargs.items() if key not in _IGNORED}
+    # AutoModel writes it into the configuration of the mixture, which has no attention of that kind.
+    if config is not None and config._attn_implementation is not None:
+        common.setdefault("attn_implementation", config._attn_implementation)
     more = expert_kwargs if isinstance(expert_kwargs, Sequence) else [expert_kwargs or {}] * count
     if len(more) != count:
         raise ValueError(f"expert_kwargs has {len(more)} entries for {count} experts; give one for each")

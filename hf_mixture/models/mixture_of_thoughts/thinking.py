@@ -75,22 +75,29 @@ class BoundaryHook:
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 
-def note_inputs(mixture: int, expert: int) -> Any:
-    """Make the forward pre-hook of an expert that tells its run the mask and the ids of each step."""
+class InputHook:
+    """Forward pre-hook of an expert that tells its run the mask and the ids of each step.
 
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    Args:
+        mixture: Number of the mixture that the hook belongs to.
+        expert: Index of the expert.
+    """
+
+    def __init__(self, mixture: int, expert: int) -> None:
+        self.mixture = mixture
+        self.expert = expert
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         current = _ACTIVE.get()
-        if current is None or current[0] != mixture or not isinstance(current[1], PrimaryRun):
+        if current is None or current[0] != self.mixture or not isinstance(current[1], PrimaryRun):
             return
         run = current[1]
-        if run.expert == expert and run.before_step is not None:
+        if run.expert == self.expert and run.before_step is not None:
             mask = kwargs.get("attention_mask")
             if mask is not None and mask.dim() != 2:
                 raise ValueError("attention_mask must be [rows, tokens] for an expert of a mixture of thoughts")
             run.attention_mask = mask
             run.before_step(args[0] if args else kwargs["input_ids"])
-
-    return hook
 
 
 @dataclass

@@ -120,12 +120,13 @@ class MultiModalRecommender(PreTrainedModel):
         # Sparse rows cannot be copied or pickled; they are made again from the graph.
         return {**self.__dict__, "_adjacency": None}
 
-    def forward(
+    def forward(  # noqa: PLR0917 - as the inputs of a batch
         self,
         user_ids: Tensor,
         item_ids: Tensor,
         negative_ids: Tensor,
         is_forget: Tensor | None = None,
+        labels: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> MultiModalRecommenderOutput | tuple[Any, ...]:
         """Score pairs and their negatives.
@@ -135,14 +136,20 @@ class MultiModalRecommender(PreTrainedModel):
             item_ids: Its item [B].
             negative_ids: The item that it is compared with [B].
             is_forget: Whether the pair is to be forgotten [B]; read where `trained_rows` asks for it.
+            labels: 0 for a pair to retain, 1 for one to forget [B], which `UnlearningLoss` reads; here they must be 0.
             return_dict: Whether to return an output object rather than a tuple. Default: as the configuration says.
 
         Returns:
             The output; its `loss` takes every pair as one to learn.
 
         Raises:
-            ValueError: If an id is outside the catalogue.
+            ValueError: If an id is outside the catalogue, or a pair is labelled as one to forget.
         """
+        if labels is not None and labels.any():
+            raise ValueError(
+                "labels has pairs to forget, and the loss of the model learns all pairs; give the Trainer "
+                "compute_loss_func=UnlearningLoss(model, options)"
+            )
         self._check_ids("user_ids", user_ids, self.config.num_users)
         for name, ids in (("item_ids", item_ids), ("negative_ids", negative_ids)):
             self._check_ids(name, ids, self.config.num_items)
@@ -196,6 +203,8 @@ class MultiModalRecommender(PreTrainedModel):
             ValueError: If an id is outside the catalogue, or k is below 1.
         """
         user_ids = torch.as_tensor(user_ids, device=self.device)
+        if not user_ids.numel():
+            user_ids = user_ids.long()
         self._check_ids("user_ids", user_ids, self.config.num_users)
         if k < 1:
             raise ValueError(f"k={k} must be at least 1; raise it")
@@ -254,9 +263,10 @@ class MultiModalRecommender(PreTrainedModel):
 
     def _adjacency_matrix(self) -> Tensor:
         # The graph may have been set, loaded or moved since, and the model may have another type.
-        if self._adjacency is None or self._adjacency[0] is not self.graph or self._adjacency[1].dtype != self.dtype:
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        if self._adjacency is None or self._adjacency[0] is not self.graph or self._adjacency[1].dtype != dtype:
             users, items = self.graph
-            matrix = normalised_adjacency(users, items, self.config.num_users, self.config.num_items, self.dtype)
+            matrix = normalised_adjacency(users, items, self.config.num_users, self.config.num_items, dtype)
             self._adjacency = (self.graph, matrix)
         return self._adjacency[1]
 
@@ -294,5 +304,7 @@ class MultiModalRecommender(PreTrainedModel):
 
     @staticmethod
     def _check_ids(name: str, ids: Tensor, size: int) -> None:
+        if ids.is_floating_point():
+            raise ValueError(f"{name} has the type {ids.dtype}; give integers")
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
             raise ValueError(f"{name} has ids from {int(ids.min())} to {int(ids.max())}; they must be 0 to {size - 1}")

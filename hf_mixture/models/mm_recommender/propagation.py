@@ -55,11 +55,12 @@ class _SymmetricProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[no-untyped-def]
-        return None, ctx.matrix @ gradient.contiguous()
+        with torch.autocast(gradient.device.type, enabled=False):
+            return None, ctx.matrix @ gradient.contiguous()
 
 
 def propagate(rows: Tensor, adjacency: Tensor, num_layers: int) -> Tensor:
-    """Mean over the layers 0 to L of A^l rows.
+    """Mean over the layers 0 to L of A^l rows, in the type of A.
 
     Args:
         rows: Identity rows of users, then of items [N, d].
@@ -67,7 +68,7 @@ def propagate(rows: Tensor, adjacency: Tensor, num_layers: int) -> Tensor:
         num_layers: L.
 
     Returns:
-        Propagated rows [N, d]; of a node without interactions its own row divided by L + 1.
+        Propagated rows [N, d] in the type of the rows; of a node without interactions its own row divided by L + 1.
 
     Example:
         >>> import torch
@@ -76,8 +77,10 @@ def propagate(rows: Tensor, adjacency: Tensor, num_layers: int) -> Tensor:
         >>> propagate(torch.tensor([[2.0], [4.0], [6.0]]), graph, 1).tolist()
         [[3.0], [3.0], [3.0]]
     """
-    total = layer = rows
-    for _ in range(num_layers):
-        layer = _SymmetricProduct.apply(adjacency, layer)
-        total = total + layer
-    return total / (num_layers + 1)
+    # Sparse products know no half precision on a CPU, and degrees overflow it.
+    with torch.autocast(rows.device.type, enabled=False):
+        total = layer = rows.to(adjacency.dtype)
+        for _ in range(num_layers):
+            layer = _SymmetricProduct.apply(adjacency, layer)
+            total = total + layer
+        return (total / (num_layers + 1)).to(rows.dtype)

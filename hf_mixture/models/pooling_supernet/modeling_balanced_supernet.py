@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -139,7 +140,7 @@ class BalancedSuperNetMixture(PreTrainedModel):
         network = self._network(entry.model)
         logits = network.classify(network.backbone.hidden_states(pixel_values, self.paths[entry.path])[-1])
         return ImageClassifierOutputWithNoAttention(
-            loss=None if labels is None else F.cross_entropy(logits.float(), labels), logits=logits
+            loss=None if labels is None else F.cross_entropy(logits.float(), labels.long()), logits=logits
         )
 
     def _entry(self, path: int | Sequence[int] | None, model_index: int | None) -> Entry:
@@ -180,11 +181,13 @@ class BalancedSuperNetMixture(PreTrainedModel):
         Raises:
             ValueError: There is no such path.
         """
-        if isinstance(path, int):
-            if not 0 <= path < len(self.paths):
-                raise ValueError(f"path={path} is no path; there are {len(self.paths)}, counted from 0")
-            return path
-        given = tuple(int(entry) for entry in path)
+        # Arrays and tensors of one number are indices too.
+        if np.ndim(path) == 0:
+            index = int(path)  # type: ignore[arg-type]
+            if not 0 <= index < len(self.paths):
+                raise ValueError(f"path={index} is no path; there are {len(self.paths)}, counted from 0")
+            return index
+        given = tuple(int(entry) for entry in path)  # type: ignore[union-attr]
         by_layers = {layers_of(known): index for index, known in enumerate(self.paths)}
         if given in by_layers:
             return by_layers[given]

@@ -230,7 +230,7 @@ class PoolingResNetForImageClassification(PoolingResNetPreTrainedModel):
         states = self.backbone.hidden_states(pixel_values)
         logits = self.classify(states[-1])
         return ImageClassifierOutputWithNoAttention(
-            loss=None if labels is None else F.cross_entropy(logits.float(), labels),
+            loss=None if labels is None else F.cross_entropy(logits.float(), labels.long()),
             logits=logits,
             hidden_states=tuple(states) if output_hidden_states else None,
         )

@@ -68,15 +68,30 @@ def collate_scenes(rows: Sequence[Mapping[str, Any]], *, ignore_value: int = 255
     return batch
 
 
-def _stack(task: str, given: Sequence[Mapping[str, Any]], size: tuple[int, ...], ignore_value: int) -> Tensor:
+def missing_map(task: str, size: tuple[int, ...], ignore_value: int) -> Tensor:
+    """Label map of an image that lacks a task.
+
+    Args:
+        task: Name of the task.
+        size: Height and width.
+        ignore_value: Label of all of its pixels.
+
+    Returns:
+        The map [H, W], or [3, H, W] for normals.
+    """
     kind = TASKS[task]
     dtype = torch.int64 if kind.kind in ("class", "binary") else torch.float32
-    wanted = size if kind.label_channels is None else (kind.label_channels, *size)
+    return torch.full(size if kind.label_channels is None else (kind.label_channels, *size), ignore_value, dtype=dtype)
+
+
+def _stack(task: str, given: Sequence[Mapping[str, Any]], size: tuple[int, ...], ignore_value: int) -> Tensor:
+    missing = missing_map(task, size, ignore_value)
+    wanted = tuple(missing.shape)
     maps = []
     for number, labels in enumerate(given):
         label = labels.get(task)
         if label is None:
-            maps.append(torch.full(wanted, ignore_value, dtype=dtype))
+            maps.append(missing)
             continue
         found = torch.as_tensor(label)
         if tuple(found.shape) != wanted:
@@ -85,7 +100,7 @@ def _stack(task: str, given: Sequence[Mapping[str, Any]], size: tuple[int, ...],
                 f"{wanted}"
             )
         _check_values(f"row {number}: labels[{task!r}]", task, found, ignore_value)
-        maps.append(found.to(dtype))
+        maps.append(found.to(missing.dtype))
     return torch.stack(maps)
 
 

@@ -127,13 +127,13 @@ class TaskExpertForMultiTaskVision(PreTrainedModel):
             fields: Fields of `TaskExpertConfig` but the backbone.
 
         Returns:
-            The model; all but its backbone is new.
+            The model, in the type of the backbone's weights; all but its backbone is new.
 
         Raises:
             TypeError: If the model type is no backbone.
         """
         backbone = load_pretrained_backbone(pretrained_model_name_or_path, out_indices=out_indices)
-        model = cls(TaskExpertConfig(backbone_config=backbone.config, **fields))
+        model = cls(TaskExpertConfig(backbone_config=backbone.config, **fields)).to(backbone.dtype)
         model.backbone.load_state_dict(backbone.state_dict())
         return model
 

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 
 from hf_mixture._compat.checkpoints import load_converted_weights
 from hf_mixture._compat.transformers import extend_logs
+from hf_mixture.models.taskexpert.data_collator import missing_map
 from hf_mixture.models.taskexpert.losses import count_labels, mask_labels, sum_counts
 from hf_mixture.models.taskexpert.modeling_taskexpert import TaskExpertOutput
 
@@ -20,7 +21,8 @@ class TaskExpertTrainer(Trainer):
 
     The loss of a task is a mean over the pixels that have a label. Batches that are accumulated, and processes, may
     have unequally many, or none. This class counts them over all batches of a step and all processes, so that
-    accumulation changes nothing. The stock `Trainer` works too, and averages the means of batches. It also resumes
+    accumulation changes nothing. The stock `Trainer` works too, and averages the means of batches. It also evaluates
+    data of which some batches lack a task, whose labels the stock one cannot join for `compute_metrics`, and resumes
     backbones whose weights have other names in files than in the model, as those of DINOv2, which the stock one leaves
     as they are without a word.
 
@@ -46,6 +48,8 @@ class TaskExpertTrainer(Trainer):
         {'train_runtime': ...}
         2
     """
+
+    compute_metrics: Any
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train, or continue a training.
@@ -79,6 +83,54 @@ class TaskExpertTrainer(Trainer):
         if not batches or "labels" not in batches[0]:
             return batches, None
         return batches, self._add_processes(sum_counts([self._counts(batch) for batch in batches]), device)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate or predict; `compute_metrics` gets the labels of the tasks that the data have.
+
+        Args:
+            args: As of `Trainer.evaluation_loop`.
+            kwargs: As of `Trainer.evaluation_loop`.
+
+        Returns:
+            As of `Trainer.evaluation_loop`.
+        """
+        compute = self.compute_metrics
+        if compute is not None:
+            self.compute_metrics = lambda found, *more, **options: compute(self._labelled(found), *more, **options)
+        try:
+            return super().evaluation_loop(*args, **kwargs)
+        finally:
+            self.compute_metrics = compute
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """Predict a batch; the labels of all batches have the same tasks, so that they can be joined.
+
+        Args:
+            model: The model.
+            inputs: The batch.
+            prediction_loss_only: Whether only the loss is wanted.
+            ignore_keys: As of `Trainer.prediction_step`.
+
+        Returns:
+            Loss, outputs and labels.
+        """
+        if "labels" in inputs and not prediction_loss_only:
+            config = self.accelerator.unwrap_model(self.model).config
+            number, _, *size = inputs["pixel_values"].shape
+            missing = {
+                task: torch.stack([missing_map(task, tuple(size), config.ignore_value)] * number)
+                for task in config.tasks
+            }
+            inputs = {**inputs, "labels": {**missing, **inputs["labels"]}}
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def _labelled(self, found: EvalPrediction) -> EvalPrediction:
+        ignore_value = self.accelerator.unwrap_model(self.model).config.ignore_value
+        if isinstance(found.label_ids, dict):
+            found.label_ids = {t: maps for t, maps in found.label_ids.items() if (maps != ignore_value).any()}
+        return found
 
     def _counts(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         ignore_value = self.accelerator.unwrap_model(self.model).config.ignore_value

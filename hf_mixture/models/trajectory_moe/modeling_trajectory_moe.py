@@ -366,4 +366,7 @@ def _zeros(*shape: int) -> torch.Tensor:
 
 
 def _array(tensor: Any) -> Any:
-    return tensor.detach().cpu().numpy() if isinstance(tensor, torch.Tensor) else tensor
+    if not isinstance(tensor, torch.Tensor):
+        return tensor
+    # NumPy has no bfloat16.
+    return (tensor.double() if tensor.is_floating_point() else tensor).detach().cpu().numpy()

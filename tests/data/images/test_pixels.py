@@ -82,3 +82,17 @@ def test_bad_rows_are_named() -> None:
         load()
     with pytest.raises(ValueError, match="2 images have 3 labels"):
         PixelRows(torch.zeros(2, 1, 4, 4), torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"mean": (0.4, 0.5, 0.6)}, "must have 1 number or num_channels=1"),
+        ({"std": (0.4, 0.5, 0.6)}, "must have 1 number or num_channels=1"),
+        ({"std": (0.0,)}, "must be above 0"),
+    ],
+)
+def test_means_that_do_not_fit_the_channels_are_refused(given: dict[str, tuple[float, ...]], said: str) -> None:
+    rows = [{"image": some_images("L", 1)[0], "label": 1}]
+    with pytest.raises(ValueError, match=said):
+        load_pixels(rows, image_size=8, num_channels=1, num_labels=2, **given)

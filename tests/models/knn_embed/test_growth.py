@@ -37,6 +37,20 @@ def test_a_saved_model_gives_the_same_lists(query: str, tmp_path: Path) -> None:
     assert (model.mixture != again.mixture).nnz == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_gives_the_same_lists_of_whole_numbers(dtype: torch.dtype, tmp_path: Path) -> None:
+    model, _ = fitted(num_clusters=5)
+    model.save_pretrained(tmp_path)
+    expected = model.retrieve(USERS, 30)
+    halved = AutoModel.from_pretrained(tmp_path, dtype=dtype)
+    np.testing.assert_allclose(halved.components(USERS)[1].sum(axis=1), model.components(USERS)[1].sum(axis=1))
+    np.testing.assert_allclose(halved.mixture.toarray(), model.mixture.toarray(), atol=5e-3)
+    assert (halved.retrieve(USERS, 30).item_ids == expected.item_ids).float().mean() > 0.9
+    assert halved.user_table(index=False)["weights"][0] == pytest.approx(model.components([0])[1][0], abs=5e-3)
+    assert halved.add_users([[1, 2], []]) == [40, 41]
+    assert (halved.retrieve(USERS, 30).item_ids == expected.item_ids).float().mean() > 0.9
+
+
 @pytest.mark.slow
 def test_a_model_travels_over_the_hub(tmp_path: Path) -> None:
     model, _ = fitted()
@@ -186,3 +200,14 @@ def test_tables_have_an_index() -> None:
         {c: w for c, w in enumerate(model.mixture.toarray()[3]) if w}
     )
     assert users[39]["clusters"] == []
+
+
+def test_users_who_are_added_in_turn_get_what_they_get_together(tmp_path: Path) -> None:
+    together, _ = fitted()
+    together.add_users([[1, 2, 3], [1, 2, 3], [4]])
+    in_turn, _ = fitted()
+    in_turn.add_users([[1, 2, 3]])
+    in_turn.save_pretrained(tmp_path)
+    in_turn = AutoModel.from_pretrained(tmp_path)
+    in_turn.add_users([[1, 2, 3], [4]])
+    assert (together.mixture != in_turn.mixture).nnz == 0

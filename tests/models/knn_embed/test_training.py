@@ -114,3 +114,14 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     cosine = torch.nn.functional.cosine_similarity(first["item_embeddings.weight"], alone["item_embeddings.weight"])
     assert cosine.mean() > 0.8
     assert np.isfinite(first["item_embeddings.weight"].numpy()).all()
+
+
+def test_the_trainer_reports_an_evaluation_loss(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, per_device_eval_batch_size=512)
+    edges = trainer.train_dataset
+    batch = trainer.data_collator(edges.__getitems__(range(len(edges))))
+    with torch.no_grad():
+        expected = trainer.model(**batch).loss.item()
+        assert trainer.model(**batch, return_loss=False).loss is None
+        assert trainer.model(**batch, return_dict=False)[0].item() == expected
+    assert trainer.evaluate(edges)["eval_loss"] == pytest.approx(expected, rel=1e-5)

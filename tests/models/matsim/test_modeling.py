@@ -213,3 +213,12 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         model(pixels, **labels).loss.backward()
         gradients.append(first_convolution(model.backbone)[1].weight.grad)
     torch.testing.assert_close(*gradients)
+
+
+def test_a_backbone_is_named_by_text_or_path(tmp_path: Path) -> None:
+    narrow = narrow_backbone("convnext").eval()
+    narrow.save_pretrained(tmp_path)
+    pixels = torch.rand(1, 4, 32, 32)
+    for place in (tmp_path, str(tmp_path)):
+        pooled = MatSimModel.from_backbone(place, embedding_size=8).eval()(pixels).pooler_output
+        torch.testing.assert_close(pooled, narrow(pixels[:, :3]).pooler_output)

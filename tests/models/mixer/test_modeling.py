@@ -224,3 +224,19 @@ def test_rows_of_different_lengths_are_refused() -> None:
         collate_trajectories([row, row | {"times": [0.0, 1.0, 2.0]}])
     with pytest.raises(ValueError, match="no 'times'"):
         collate_trajectories([{"initial_state": [1.0]}])
+
+
+@pytest.mark.parametrize("taylor_order", [0, 2])
+def test_trajectories_are_integrated_in_single_precision_under_autocast(taylor_order: int) -> None:
+    model = mixer(taylor_order=taylor_order).train()
+    expected = model(**batch())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(**batch())
+    assert torch.equal(found.trajectories, expected.trajectories)
+    found.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+def test_no_trajectories_are_refused() -> None:
+    with pytest.raises(ValueError, match="initial_state has no trajectories"):
+        mixer()(**{name: values[:0] for name, values in batch().items()})

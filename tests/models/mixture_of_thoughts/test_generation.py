@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_mixture import ALL, tiny_mixture
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 from written_again import next_token
 
 from hf_mixture.models.mixture_of_thoughts.cache import MotCache
@@ -174,3 +174,59 @@ def test_the_latents_follow_the_beams_and_cropping():
     assert torch.equal(cache.layers[-1].keys, latents[[1], :, :4])
     assert cache.peers.keys[0].shape[-2] == 3
     assert not cache.is_compileable
+
+
+@pytest.mark.parametrize(
+    "own", [{"use_cache": False}, {"cache_implementation": "static"}, {"num_beams": 1, "num_return_sequences": 1}]
+)
+def test_what_the_configuration_of_an_expert_asks_for_does_not_break_the_mixture(own):
+    model, processor = tiny_mixture(("llama", "gpt2"), num_active_experts=2)
+    options = {**processor(PROMPTS[:2]), "primary": torch.tensor([0, 1]), "max_new_tokens": 4, "do_sample": False}
+    expected = model.generate(**options).sequences
+    for name, value in own.items():
+        setattr(model.experts[0].generation_config, name, value)
+    assert torch.equal(model.generate(**options).sequences, expected)
+
+
+def test_experts_whose_configurations_ask_for_several_answers_give_as_many_as_the_call():
+    model, processor = tiny_mixture(("llama", "gpt2"), num_active_experts=2)
+    options = {**processor(PROMPTS[:2]), "primary": torch.tensor([0, 1]), "max_new_tokens": 4}
+    own = model.experts[0].generation_config
+    own.num_beams, own.num_return_sequences = 3, 3
+    assert len(model.generate(**options).sequences) == 2
+    assert len(model.generate(**options, num_beams=2, num_return_sequences=2).sequences) == 4
+
+
+def test_a_generation_config_says_as_much_as_arguments():
+    model, processor = tiny_mixture(("llama", "gpt2"), num_active_experts=2)
+    inputs = {**processor(PROMPTS[:2]), "primary": torch.tensor([0, 1])}
+    expected = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    fields = {"max_new_tokens": 4, "do_sample": False}
+    config = GenerationConfig(**fields, use_cache=False, return_dict_in_generate=True)
+    found = model.generate(**inputs, generation_config=config)
+    assert torch.equal(found.sequences, expected.sequences)
+    assert len(found.outputs) == 2
+    for name, value in {
+        "prompt_lookup_num_tokens": 2,
+        "guidance_scale": 1.5,
+        "cache_implementation": "static",
+    }.items():
+        with pytest.raises(ValueError, match=f"{name}=.* does not work with a mixture of thoughts"):
+            model.generate(**inputs, generation_config=GenerationConfig(**fields, **{name: value}))
+
+
+@pytest.mark.parametrize("policy", ["prompt", "stream"])
+def test_an_empty_prompt_that_gives_a_peer_no_token_is_answered(policy):
+    model, processor = tiny_mixture(("llama", "gpt2"), num_active_experts=2, peer_decode=policy)
+    assert processor("")["expert_inputs"][1]["attention_mask"].sum() == 0
+    options = {"max_new_tokens": 4, "do_sample": False, "processor": processor}
+    alone = model.generate(**processor(""), primary=torch.tensor([0]), **options).sequences
+    both = model.generate(**processor(["", "Numbers"]), primary=torch.tensor([0, 0]), **options).sequences
+    assert both[0][both[0] >= 0].tolist() == alone[0].tolist()
+
+
+@pytest.mark.parametrize("primary", [[0], [0, 2], [0, -1]])
+def test_a_primary_must_be_named_for_each_row(primary):
+    model, processor = tiny_mixture(("llama", "gpt2"), num_active_experts=2)
+    with pytest.raises(ValueError, match="must name an expert from 0 to 1 for each of the 2 rows"):
+        model.generate(**processor(PROMPTS[:2]), primary=torch.tensor(primary), max_new_tokens=1)

@@ -272,3 +272,12 @@ def test_mistakes_are_named():
     model.config.expert_nll_coefficient = 1.0
     with pytest.raises(ValueError, match="needs expert_nll in the batch"):
         model(**labelled(processor))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_mixture_in_half_precision_has_gradients(dtype):
+    model, processor = tiny_mixture(("llama", "gpt2"), num_active_experts=2, dtype=dtype)
+    loss = model(**processor(["The mixture of"], [" thoughts"]), primary=torch.tensor([0])).loss
+    loss.backward()
+    assert model.router.layers[-1].weight.grad.isfinite().all()
+    assert model.interactions[0].value.weight.grad.abs().max() > 0

@@ -127,3 +127,21 @@ def test_experts_are_scored_in_bits_per_byte():
             nats = -sum(logits[t - 1, labels[t]].item() for t in range(1, len(labels)) if labels[t] != -100)
             bits = nats / 0.6931471805599453 / len(answers[row].encode())
             assert scores[row, expert] == pytest.approx(bits, rel=1e-4)
+
+
+def test_no_prompts_are_refused():
+    processor = MixtureOfThoughtsProcessor([tokenizer_of("llama")])
+    for make in (processor, processor.apply_chat_template):
+        with pytest.raises(ValueError, match="there are no prompts"):
+            make([])
+
+
+def test_answers_that_the_processor_would_cut_are_not_scored():
+    model, processor = tiny_mixture(("llama", "gpt2"), num_active_experts=2)
+    texts = ["One", "A prompt of several words"], [" two", " and an answer"]
+    expected = score_experts(model, processor, *texts)
+    processor.max_length = 64
+    assert (score_experts(model, processor, *texts) == expected).all()
+    processor.max_length = 8
+    with pytest.raises(ValueError, match=r"row 1 has .* tokens for expert 0, and the processor's max_length=8"):
+        score_experts(model, processor, *texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 import torch
@@ -109,6 +110,53 @@ def test_a_changed_expert_is_named(folders, tmp_path):
         MixtureOfThoughtsForCausalLM.from_pretrained(tmp_path / "mixture")
     again = MixtureOfThoughtsForCausalLM.from_pretrained(tmp_path / "mixture", verify_experts=False)
     assert again.num_experts == 3
+
+
+def test_experts_come_back_in_the_type_that_they_had_and_can_be_loaded_in_another(folders, tmp_path):
+    model, processor = make(folders, expert_kwargs={"dtype": torch.bfloat16})
+    model.save_pretrained(tmp_path / "half")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "half")
+    assert {expert.dtype for expert in again.experts} == {torch.bfloat16}
+    for first, second in zip(logits_of(model, processor), logits_of(again, processor), strict=True):
+        assert torch.equal(first, second)
+    make(folders)[0].save_pretrained(tmp_path / "single")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "single", dtype=torch.bfloat16)
+    assert {expert.dtype for expert in again.experts} == {torch.bfloat16}
+
+
+def test_the_attention_of_the_experts_can_be_chosen(folders, tmp_path):
+    make(folders)[0].save_pretrained(tmp_path)
+    for auto in (AutoModelForCausalLM, MixtureOfThoughtsForCausalLM):
+        again = auto.from_pretrained(tmp_path, attn_implementation="eager")
+        assert {expert.config._attn_implementation for expert in again.experts} == {"eager"}
+
+
+def test_a_changed_expert_is_named_whatever_its_type(folders, tmp_path):
+    changed = tmp_path / "changed"
+    tiny_expert("gpt2").save_pretrained(changed)
+    make([changed, *folders[1:]])[0].save_pretrained(tmp_path / "mixture")
+    tiny_expert("gpt2", seed=5).save_pretrained(changed)
+    with pytest.raises(ValueError, match=r"changed has changed since the mixture .* was trained"):
+        MixtureOfThoughtsForCausalLM.from_pretrained(tmp_path / "mixture", dtype=torch.bfloat16)
+
+
+def test_a_repository_is_looked_for_in_the_given_cache(folders, tmp_path):
+    model, processor = make(folders)
+    snapshot = tmp_path / "models--someone--mixture" / "snapshots" / ("a" * 40)
+    model.save_pretrained(snapshot, save_experts=True)
+    processor.save_pretrained(snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("a" * 40)
+    options = {"cache_dir": tmp_path, "local_files_only": True}
+    assert AutoModelForCausalLM.from_pretrained("someone/mixture", **options).num_experts == 3
+    assert len(MixtureOfThoughtsProcessor.from_pretrained("someone/mixture", **options).tokenizers) == 3
+
+
+def test_a_pickled_mixture_computes_the_same(folders):
+    model, processor = make(folders)
+    again = pickle.loads(pickle.dumps(model))  # noqa: S301 - made here
+    for first, second in zip(logits_of(model, processor), logits_of(again, processor), strict=True):
+        assert torch.equal(first, second)
 
 
 def test_weights_that_do_not_fit_are_named(folders, tmp_path):

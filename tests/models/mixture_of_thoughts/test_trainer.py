@@ -56,6 +56,18 @@ def test_a_run_that_is_resumed_ends_as_one_that_was_not(tmp_path):
         assert torch.equal(first, second), name
 
 
+def test_the_trainer_reports_an_evaluation_loss(tmp_path):
+    model, processor = build()
+    rows = mixed_rows(2)
+    trainer = train(model, processor, rows, tmp_path, max_steps=1)
+    batch = trainer.data_collator(rows)
+    with torch.no_grad():
+        expected = model.eval()(**batch).loss.item()
+        assert model(**batch, return_loss=False).loss is None
+        assert model(**batch, return_dict=False)[0].item() == expected
+    assert trainer.evaluate(rows)["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.fixture(scope="module")
 def domain_experts():
     return [trained_expert(domain) for domain in range(2)]

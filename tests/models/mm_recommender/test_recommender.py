@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import slow_recommender
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
-from hf_mixture import MultiModalRecommender, MultiModalRecommenderConfig
+from hf_mixture import MultiModalRecommender, MultiModalRecommenderConfig, UnlearningOptions
 from hf_mixture.models.mm_recommender.modeling_mm_recommender import TrainedRows
+from hf_mixture.models.mm_recommender.pairs import PairedInteractions, collate_pairs
 from hf_mixture.models.mm_recommender.synthetic import synthetic_recommender
+from hf_mixture.models.mm_recommender.unlearning_loss import UnlearningLoss
 
 
 BACKBONES = pytest.mark.parametrize("backbone", ["vbpr", "lightgcn_mm"])
@@ -193,3 +195,44 @@ def test_features_that_do_not_fit_are_refused(change: dict[str, torch.Tensor], m
 def test_sizes_that_cannot_work_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MultiModalRecommender(MultiModalRecommenderConfig(**fields))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_graph_is_propagated_over_in_single_precision(dtype: torch.dtype) -> None:
+    # Node degrees whose products half precision cannot hold.
+    model, _ = synthetic_recommender(backbone="lightgcn_mm", num_users=300, num_items=300, per_user=3)
+    every = torch.arange(300)
+    model.set_graph(every.repeat_interleave(300), every.repeat(300))
+    inputs = {"user_ids": every[:4], "item_ids": every[4:8], "negative_ids": every[8:12]}
+    expected = model(**inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = model(**inputs)
+        under_autocast.loss.backward()
+    torch.testing.assert_close(under_autocast.positive_scores, expected.positive_scores, atol=1e-3, rtol=0.05)
+    halved = copy.deepcopy(model).to(dtype)(**inputs)
+    assert halved.positive_scores.dtype == dtype
+    torch.testing.assert_close(halved.positive_scores.float(), expected.positive_scores, atol=1e-3, rtol=0.05)
+
+
+def test_the_stock_trainer_trains_and_evaluates_pairs_to_retain(tmp_path: Path) -> None:
+    model, data = tiny()
+    rows = PairedInteractions(data.train, num_rows=4, retain_pairs=2)
+    arguments = TrainingArguments(str(tmp_path), max_steps=1, report_to=[], save_strategy="no", use_cpu=True)
+    trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, data_collator=collate_pairs)
+    trainer.train()
+    with torch.no_grad():
+        expected = model.eval()(**collate_pairs([rows[place] for place in range(4)])).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected)
+    options = UnlearningOptions(schedule="sum", retain_weight=1.0, forget_weight=1.0)
+    forget = PairedInteractions(data.train, num_rows=4, retain_pairs=2, forget=data.train)
+    arguments = {"args": arguments, "eval_dataset": forget, "data_collator": collate_pairs}
+    with pytest.raises(ValueError, match="labels has pairs to forget"):
+        Trainer(model, **arguments).evaluate()
+    assert Trainer(model, **arguments, compute_loss_func=UnlearningLoss(model, options)).evaluate()["eval_loss"] > 0
+
+
+def test_recommendations_for_nobody_and_for_no_integers() -> None:
+    model, _ = tiny()
+    assert model.recommend([], k=3).shape == (0, 3)
+    with pytest.raises(ValueError, match=r"user_ids has the type torch\.float32; give integers"):
+        model.recommend(torch.tensor([0.5]), k=3)

@@ -103,6 +103,7 @@ def test_a_path_has_three_names() -> None:
     mixture = tiny_mixture()
     for index, path in enumerate(mixture.paths):
         assert mixture.index_of(index) == mixture.index_of(path) == index
+        assert mixture.index_of(np.int64(index)) == mixture.index_of(torch.tensor(index)) == index
     assert mixture.paths[mixture.index_of([2, 2, 1])] == (0, 0, 1, 0, 1)
     for path, said in (
         (6, "path=6 is no path; there are 6"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hub_double import running_hub
-from tiny_supernets import tiny_network
+from tiny_supernets import stripes, tiny_mixture, tiny_network
 from torch import Tensor
 from transformers import AutoBackbone, AutoConfig, AutoModelForImageClassification
 
@@ -190,3 +190,13 @@ def test_bad_images_are_refused_by_their_row() -> None:
         model(x, labels=torch.tensor([0, 1, 1, 2]))
     with pytest.raises(ValueError, match="whole numbers"):
         model(x, labels=labels.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_labels_are_whole_numbers_of_any_type(dtype: torch.dtype) -> None:
+    rows, network = stripes(6), PoolingResNetForImageClassification(tiny_network())
+    expected = network(rows.images, labels=rows.labels).loss
+    assert torch.equal(network(rows.images, labels=rows.labels.to(dtype)).loss, expected)
+    mixture = tiny_mixture()
+    expected = mixture(rows.images, labels=rows.labels, path=1, model_index=0).loss
+    assert torch.equal(mixture(rows.images, labels=rows.labels.to(dtype), path=1, model_index=0).loss, expected)

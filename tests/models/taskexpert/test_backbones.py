@@ -120,3 +120,12 @@ def test_a_model_on_a_real_pretrained_backbone_comes_back_bit_by_bit(tmp_path: P
     again = AutoModel.from_pretrained(tmp_path / "model")
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(again(images).logits["depth"], model.eval()(images).logits["depth"])
+
+
+def test_a_backbone_in_half_precision_makes_a_model_in_half_precision(tmp_path: Path) -> None:
+    AutoBackbone.from_config(tiny.resnet()).bfloat16().save_pretrained(tmp_path)
+    fields = {"tasks": ["depth"], "expert_size": 8, "num_experts": 2}
+    model = TaskExpertForMultiTaskVision.from_pretrained_backbone(tmp_path, **fields)
+    out = model.eval()(tiny.images(2).bfloat16())
+    assert out.logits["depth"].dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny_taskexpert as tiny
 import torch
-from transformers import Trainer
+from transformers import EvalPrediction, Trainer
 from two_processes import run_alone, run_on_two
 
 from hf_mixture import TaskExpertTrainer, TaskLossCallback, collate_scenes
@@ -97,3 +97,26 @@ def test_evaluation_of_the_stock_trainer_gives_maps(tmp_path: Path) -> None:
     whole = model(**collate_scenes(rows))
     for task in tiny.TASKS:
         torch.testing.assert_close(torch.tensor(maps[task]), whole.logits[task].detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_metrics_of_data_of_which_some_batches_lack_a_task(tmp_path: Path) -> None:
+    rows = tiny.uneven_rows()
+    for row in rows:
+        row["labels"]["parts"] = None
+    seen = {}
+
+    def measure(found: EvalPrediction) -> dict[str, float]:
+        seen.update({task: (maps != 255).any(axis=(-2, -1)).sum() for task, maps in found.label_ids.items()})
+        return {"predicted": float(len(found.predictions["depth"]))}
+
+    trainer = TaskExpertTrainer(
+        tiny.model(),
+        tiny.arguments(tmp_path, per_device_eval_batch_size=4),
+        eval_dataset=rows,
+        data_collator=collate_scenes,
+        compute_metrics=measure,
+    )
+    assert trainer.evaluate()["eval_predicted"] == 16
+    assert set(seen) == {"semseg", "saliency", "normals", "edges", "depth"}
+    assert seen["depth"] == 8
+    assert trainer.compute_metrics is measure

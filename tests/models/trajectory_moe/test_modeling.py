@@ -104,6 +104,15 @@ def test_a_saved_model_is_the_same(full, tmp_path):
         AutoModel.from_pretrained(tmp_path).summary()
 
 
+def test_values_of_any_type_are_computed_with_in_double_precision():
+    data, _ = two_groups(num_people=5)
+    model = hf_mixture.TrajectoryMoEModel(hf_mixture.TrajectoryMoEConfig(curve="linear"))
+    inputs = {"values": torch.tensor(data.values[..., 0]), "times": torch.tensor(data.times)}
+    halved = {name: values.bfloat16() for name, values in inputs.items()}
+    expected = model(**{name: values.double() for name, values in halved.items()})
+    assert torch.equal(model(**halved).log_prob, expected.log_prob)
+
+
 def test_one_class_without_a_gate_is_saved(tmp_path):
     data, _ = two_groups()
     model = hf_mixture.TrajectoryMoEModel(hf_mixture.TrajectoryMoEConfig(num_classes=1, curve="linear"))
