@@ -71,7 +71,7 @@ def test_a_source_of_weight_zero_is_never_opened() -> None:
 def test_an_empty_stream_is_an_error_that_names_it() -> None:
     sources = {**streams(), "code": streams()["code"].filter(lambda row: False)}
     for unit in ("examples", "tokens"):
-        for arguments in ({"num_examples": 50}, {"stopping_strategy": "all_exhausted"}):
+        for arguments in ({"num_examples": 50}, {"stopping_strategy": "all_exhausted"}, {}):
             with pytest.raises(ValueError, match=r"source 'code' gives no rows; a drawn source must have rows"):
                 list(MixtureIterableDataset(sources, Mixture(WEIGHTS, unit=unit), **arguments))
 
@@ -135,3 +135,44 @@ def test_more_sources_than_a_byte_counts() -> None:
     found = ids(MixtureIterableDataset(sources, mixture, sizes=dict.fromkeys(sources, 2)))
     assert Counter(found) == Counter(f"s{i}/{row}" for i in range(num) for row in range(2))
     json.dumps(MixtureIterableDataset(sources, mixture, num_examples=1).state_dict())
+
+
+@pytest.mark.parametrize("kind", ["arrow", "map_style"])
+def test_a_source_of_empty_rows_is_an_error_and_not_an_endless_pass(kind: str) -> None:
+    features = streams("map_style")["code"].features
+    empty = Dataset.from_dict({"id": ["code/0", "code/1"], "input_ids": [[], []]}, features=features)
+    sources = {**streams(kind), "code": empty if kind == "map_style" else empty.to_iterable_dataset()}
+    for arguments in ({"num_examples": 50}, {"stopping_strategy": "all_exhausted"}):
+        with pytest.raises(ValueError, match="'code' gave a whole pass of rows of length 0"):
+            list(MixtureIterableDataset(sources, TOKENS, **arguments))
+
+
+def test_empty_rows_among_others_are_given_also_after_a_resume() -> None:
+    rows = {"id": [f"code/{i}" for i in range(4)], "input_ids": [[0], [], [], []]}
+    mixture = Mixture({"wiki": 0.5, "code": 0.5}, unit="tokens")
+
+    def mixed() -> MixtureIterableDataset:
+        sources = {"wiki": streams()["wiki"], "code": Dataset.from_dict(rows).to_iterable_dataset()}
+        return MixtureIterableDataset(sources, mixture, num_examples=300)
+
+    whole, cut = mixed(), mixed()
+    expected, iterator = ids(whole), iter(cut)
+    while next(iterator)["id"] != "code/0":
+        pass
+    state = cut.state_dict()
+    again = mixed()
+    again.load_state_dict(state)
+    assert ids(again) == expected[expected.index("code/0") + 1 :]
+
+
+def test_columns_of_a_transform_are_kept() -> None:
+    shouted = streams("map_style")["code"].with_transform(
+        lambda batch: {"shout": [row.upper() for row in batch["id"]]}
+    )
+    mixture = Mixture({"wiki": 0.5, "code": 0.5}, unit="examples")
+    sources = {"wiki": streams()["wiki"], "code": shouted}
+    rows = list(MixtureIterableDataset(sources, mixture, num_examples=20, provenance_column="domain"))
+    assert {tuple(row) for row in rows} == {("id", "input_ids", "domain"), ("shout", "domain")}
+    assert all(row["shout"].startswith("CODE/") for row in rows if row["domain"] == "code")
+    with pytest.raises(ValueError, match="'code' already has a column 'shout'"):
+        list(MixtureIterableDataset(sources, mixture, num_examples=20, provenance_column="shout"))
