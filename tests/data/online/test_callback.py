@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from online_run import Recorder, aioli, held_out, losses, make, tiny_model
+from online_run import NAMES, Recorder, aioli, held_out, losses, make, tiny_model
 
-from hf_mixture.data.online import AioliCallback, DoGECallback, DoReMiCallback, MixingLawCallback, SkillItCallback
+from hf_mixture.data.online import (
+    AioliCallback,
+    DoGECallback,
+    DoReMiCallback,
+    MixingLawCallback,
+    ODMCallback,
+    SkillItCallback,
+)
 from hf_mixture.data.online.estimators import Estimator
 from hf_mixture.data.online.schedule import Cost
 from hf_mixture.data.online.solvers import Solver
@@ -102,11 +110,21 @@ def test_a_callback_that_evaluates_and_changes_nothing_leaves_no_trace(tmp_path)
         (lambda: aioli(lp_rounds=4), "LearnParams takes 12 blocks"),
         (lambda: aioli(prior={"latin": 1.0}), "prior="),
         (AioliCallback, "AioliCallback has no validation data"),
+        (lambda: AioliCallback(held_out()["email"]), "validation is a Dataset; it must map domains"),
+        (
+            lambda: AioliCallback({"email": [{"text": "a"}]}),
+            r"validation\['email'\] has rows of \['text'\]; each must",
+        ),
+        (
+            lambda: AioliCallback({"email": held_out()["email"].to_iterable_dataset()}),
+            r"validation\['email'\] is a IterableDataset, which is read in order only",
+        ),
         (lambda: AioliCallback({"email": [{"input_ids": [1]}]}), "has no token to predict"),
         (lambda: aioli(diagonal=True), None),
         (lambda: AioliCallback({"email": held_out()["email"]}, diagonal=True), "diagonal=True lets each domain"),
         (lambda: DoReMiCallback(held_out(), update_steps=4), "has no reference"),
         (lambda: DoReMiCallback(held_out(), {"email": 1.0}), "reference gives no loss for"),
+        (lambda: DoReMiCallback(held_out(), dict.fromkeys(NAMES, math.nan)), "must give finite losses"),
         (lambda: DoReMiCallback({"email": held_out()["email"]}, tiny_model()), "DoReMi compares each domain"),
         (lambda: SkillItCallback(held_out(), [[1.0, 0.0], [0.0, 1.0]]), r"graph has the shape \(2, 2\)"),
     ],
@@ -131,11 +149,23 @@ def test_misuse_is_refused_before_the_first_step(tmp_path, build, message):
         (lambda: DoGECallback(mu=0), "mu=0 is not above 0"),
         (lambda: DoGECallback(num_rows=0), "num_rows=0 is below 1"),
         (lambda: SkillItCallback(window=0), "window=0 is below 1"),
+        (lambda: ODMCallback(update_steps=1.5), "update_steps=1.5 is not an integer in"),
+        (lambda: ODMCallback(update_steps=0), "update_steps=0 is not an integer in"),
+        (lambda: ODMCallback(warmup_steps=-3), "warmup_steps=-3 is not an integer in"),
+        (lambda: DoReMiCallback(eval_batch_size=0), "eval_batch_size=0 is not an integer in"),
     ],
 )
 def test_bad_settings_are_refused_at_once(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.filterwarnings("ignore:the loss of each domain is not logged")
+def test_a_method_that_needs_the_training_loss_says_so_where_the_labels_are_kept_from_the_model(tmp_path):
+    trainer = make(tmp_path, ODMCallback(update_steps=3), label_smoothing_factor=0.1)
+    with pytest.raises(ValueError, match=r"ODMCallback decides by the training loss .*label smoothing"):
+        trainer.train()
+    assert trainer.state.global_step == 1
 
 
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):
