@@ -345,6 +345,7 @@ def test_sources_that_do_not_fit_are_refused(packs: dict[str, TokenPack], blocks
         ({**good, "c": good["a"]}, r"gives no weight to \['c'\]"),
         ({**good, "b": good["b"].select(range(0))}, "domain 'b' has no rows and is drawn"),
         ({**good, "b": good["b"].rename_column("n", "m")}, "the sources have different columns"),
+        ({**good, "b": good["b"].with_format("torch", columns=["n"])}, "the sources have different columns"),
         ({"a": packs["json"].blocks(16), "b": packs["json"].blocks(8)}, "blocks of different sizes"),
         ({"a": packs["json"].blocks(16), "b": packs["json"]}, "blocks of different sizes"),
     ]
