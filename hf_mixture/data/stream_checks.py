@@ -93,7 +93,7 @@ def row_columns(dataset: Any) -> list[str] | None:
 
 def check_types(sources: Mapping[str, Any]) -> None:
     """Raise where a column is of one type in one source and of another type in another, as `datasets` does."""
-    from datasets import Features
+    from datasets import ClassLabel, Features
 
     seen: dict[str, list[tuple[str, Any]]] = {}
     for name, dataset in sources.items():
@@ -104,9 +104,11 @@ def check_types(sources: Mapping[str, Any]) -> None:
                 continue
             for first, other in others:
                 if not features_agree(Features({column: other}), Features({column: kind})):
+                    # A cast changes the names of labels and leaves their numbers.
+                    remedy = "align_labels_with_mapping" if isinstance(kind, ClassLabel) else "cast_column"
                     raise ValueError(
-                        f"column {column!r} is {other} in domain {first!r} and {kind} in domain {name!r}; cast one "
-                        "with dataset.cast_column, or remove the column"
+                        f"column {column!r} is {other} in domain {first!r} and {kind} in domain {name!r}; make them "
+                        f"one with dataset.{remedy}, or remove the column"
                     )
             others.append((name, kind))
 

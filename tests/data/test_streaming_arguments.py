@@ -176,7 +176,7 @@ def test_labels_that_mean_different_things_are_not_mixed() -> None:
     }
     mixture = Mixture(WEIGHTS, unit="examples")
     moving = {name: rows.to_iterable_dataset() for name, rows in sources.items()}
-    message = r"column 'label' is ClassLabel\(names=\['good', 'bad'\]\) in domain 'wiki' and .* in domain 'code'; cast"
+    message = r"'label' is ClassLabel\(names=\['good', 'bad'\]\) in domain 'wiki' and .* 'code'; .*align_labels"
     for build in (
         lambda: MixtureIterableDataset(moving, mixture, num_examples=4),
         lambda: interleave_datasets(sources, mixture=mixture),
