@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 
 def fingerprint_of(dataset: Any) -> str:
@@ -47,6 +47,17 @@ def select_rows(dataset: Dataset, rows: NDArray[np.int64], fingerprint: str) -> 
     # A format does not change the rows, so `select` leaves it out of the fingerprint as well.
     selected._fingerprint = fingerprint
     return selected
+
+
+def features_agree(first: Features, second: Features) -> bool:
+    """Whether the columns that two datasets share have the same types; nulls go with every type."""
+    from datasets.features.features import _check_if_features_can_be_aligned
+
+    try:
+        _check_if_features_can_be_aligned([first, second])
+    except ValueError:
+        return False
+    return True
 
 
 def has_shuffle_buffer(stream: Any) -> bool:

@@ -74,9 +74,12 @@ class DomainLoss:
         self._expected: int | None = None
         self._pending: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self._handle: Any = None
+        self.failure: str | None = None
+        """Why nothing is collected, once a forward has shown that nothing can be."""
 
     def attach(self, model: torch.nn.Module) -> None:
         """Watch the forward of a model."""
+        self.failure = None
         self._handle = model.register_forward_hook(self._after_forward, with_kwargs=True)
 
     def detach(self) -> None:
@@ -96,12 +99,14 @@ class DomainLoss:
         position, self._expected = self._expected, None
         labels, logits = kwargs.get("labels"), getattr(output, "logits", None)
         if labels is None or logits is None or logits.dim() != 3 or logits.shape[:2] != labels.shape:
-            warnings.warn(
-                f"the loss of each domain is not logged: it needs logits [b, T, V] and labels [b, T], and the forward "
-                f"of {type(module).__name__} has "
+            self.failure = (
+                f"it needs logits [b, T, V] and labels [b, T], and the forward of {type(module).__name__} has "
                 f"{None if logits is None else tuple(logits.shape)} and "
-                f"{None if labels is None else tuple(labels.shape)}; pass log_domain_loss=False",
-                stacklevel=2,
+                f"{None if labels is None else tuple(labels.shape)} (label smoothing and compute_loss_func keep the "
+                "labels from the model)"
+            )
+            warnings.warn(
+                f"the loss of each domain is not logged: {self.failure}; pass log_domain_loss=False", stacklevel=2
             )
             self.detach()
             return

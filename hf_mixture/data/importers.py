@@ -85,7 +85,8 @@ def import_mixture(
         raise ValueError(f"{where}: more than {MAX_FILE_BYTES} bytes; check that it is the right file")
     data = Path(where).read_bytes()
     try:
-        text = data.decode("utf-8")
+        # Spreadsheets write a mark of the byte order.
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8 text ({error}); check that it is the right file") from None
     sources: dict[str, Source] = {}

@@ -80,8 +80,9 @@ def interleave_datasets(  # noqa: PLR0917 - the positional arguments of datasets
         `datasets.Dataset` or `MixtureIterableDataset`: the interleaved rows.
 
     Raises:
-        ValueError: The domains do not match the mixture, a drawn source is empty, arguments contradict one another,
-            lengths are missing or wrong, or a source would pass a cap whose overflow is "error".
+        ValueError: The domains do not match the mixture or, in the types of a column, one another; a drawn source is
+            empty, arguments contradict one another, lengths are missing or wrong, or a source would pass a cap whose
+            overflow is "error".
         TypeError: A dataset is of another type.
 
     Example:

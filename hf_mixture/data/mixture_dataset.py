@@ -5,6 +5,7 @@ Letters: K sources, N positions, M rows of a batch, T tokens of a block.
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -21,7 +22,7 @@ from hf_mixture.data.order_guard import OrderGuard
 from hf_mixture.data.pack import TokenBlocks
 from hf_mixture.data.packed_rows import PackedRows
 from hf_mixture.data.plan import BLOCK_SIZE, MixturePlan
-from hf_mixture.data.stream_checks import check_weight_names
+from hf_mixture.data.stream_checks import check_column_is_free, check_weight_names
 
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ VERSION = 1
 
 _CHUNK = 4096
 _CHUNKS_OF_A_SOURCE = 2
+# Row numbers kept of all sources: with thousands of them, fewer of each.
+_KEPT = 2**22
 
 
 class MixtureDataset(Dataset[dict[str, Any]]):
@@ -110,6 +113,7 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         self._width = self._common_width()
         self._guard = OrderGuard()
         self._chunks: dict[tuple[int, int], Int64] = {}
+        self._chunk = max(1, min(_CHUNK, _KEPT // (_CHUNKS_OF_A_SOURCE * len(self.names))))
         self.plan = self._build_plan(block_size or BLOCK_SIZE)
         if self.start_at >= len(self.plan):
             raise ValueError(
@@ -151,6 +155,13 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         return len(self.plan) - self.start_at
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            index = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"index {index!r} is a {type(index).__name__}; an item is one row, by an integer: use "
+                "rows(np.arange(start, stop)) for several"
+            ) from None
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} lies outside [0, {len(self)})")
         row: dict[str, Any] = self.rows(np.asarray([index % len(self) + self.start_at]))[0]
@@ -209,8 +220,11 @@ class MixtureDataset(Dataset[dict[str, Any]]):
                 strict=True,
             ):
                 rows[place] = row
-        for name, values in extra.items():
-            rows = [{**row, name: value} for row, value in zip(rows, values, strict=True)]
+        for column, domains in extra.items():
+            for row, domain in zip(rows, domains, strict=True):
+                # A transform may give it.
+                check_column_is_free(column, row, domain)
+            rows = [{**row, column: domain} for row, domain in zip(rows, domains, strict=True)]
         return rows
 
     def _numbers(self, source: int, ranks: Int64) -> Int64:
@@ -218,16 +232,16 @@ class MixtureDataset(Dataset[dict[str, Any]]):
 
         Which row a draw takes does not depend on weights, so that nothing kept becomes wrong.
         """
-        numbers = np.empty_like(ranks)
-        chunks = ranks // _CHUNK
+        numbers, size = np.empty_like(ranks), self._chunk
+        chunks = ranks // size
         for chunk in set(chunks.tolist()):
             if (source, chunk) not in self._chunks:
                 if len(self._chunks) >= _CHUNKS_OF_A_SOURCE * len(self.names):
                     del self._chunks[next(iter(self._chunks))]
-                drawn = np.arange(chunk * _CHUNK, (chunk + 1) * _CHUNK)
-                self._chunks[source, chunk] = self.plan.rows(np.full(_CHUNK, source), drawn)
+                drawn = np.arange(chunk * size, (chunk + 1) * size)
+                self._chunks[source, chunk] = self.plan.rows(np.full(size, source), drawn)
             where = chunks == chunk
-            numbers[where] = self._chunks[source, chunk][ranks[where] - chunk * _CHUNK]
+            numbers[where] = self._chunks[source, chunk][ranks[where] - chunk * size]
         return numbers
 
     def __getstate__(self) -> dict[str, Any]:

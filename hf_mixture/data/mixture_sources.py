@@ -16,7 +16,13 @@ from hf_mixture.data import lengths as row_lengths
 from hf_mixture.data.mixture import Mixture
 from hf_mixture.data.mixture_plan import drawn
 from hf_mixture.data.pack import TokenBlocks, TokenPack
-from hf_mixture.data.stream_checks import check_provenance_column, match_names
+from hf_mixture.data.stream_checks import (
+    check_column_is_free,
+    check_provenance_column,
+    check_types,
+    match_names,
+    row_columns,
+)
 
 
 if TYPE_CHECKING:
@@ -44,14 +50,14 @@ def match_sources(sources: Mapping[str, Any], mixture: Mixture, provenance_colum
             )
         if len(source) == 0 and name in used:
             raise ValueError(f"domain {name!r} has no rows and is drawn; add rows or set its weight to 0")
-        if provenance_column in source.column_names:
-            raise ValueError(
-                f"domain {name!r} already has a column {provenance_column!r}; choose another name for "
-                "provenance_column"
-            )
-    columns = {name: sorted(source.column_names) for name, source in by_name.items()}
+        check_column_is_free(provenance_column, source.column_names, name)
+    columns = {
+        name: sorted((isinstance(source, Table) and row_columns(source)) or source.column_names)
+        for name, source in by_name.items()
+    }
     if len(set(map(tuple, columns.values()))) > 1:
         raise ValueError(f"the sources have different columns, {columns}; select or rename columns until they agree")
+    check_types({name: source for name, source in by_name.items() if isinstance(source, Table)})
     return by_name
 
 

@@ -33,6 +33,7 @@ from hf_mixture.data.timeline import Grid, Timeline
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
 
 BLOCK_SIZE = 4096
 ENDLESS = 2**62
@@ -540,7 +541,7 @@ class MixturePlan:
     def _exhausted(self, stopping_strategy: str) -> int:
         """The length under a schedule, by following the stream."""
         ledger, sizes = self._new_ledger(quotas.MAX_EXAMPLES + 1), np.array(self._num_rows)
-        drawn = (self._timeline.first > 0).any(axis=0)
+        drawn = np.asarray((self._timeline.first > 0).any(axis=0))
         block, first = 0, stopping_strategy == "first_exhausted"
         while True:
             if not ledger.extend(block):
@@ -548,6 +549,8 @@ class MixturePlan:
             after = ledger.prefix[block + 1]
             if (after > sizes)[drawn].any() if first else (after >= sizes)[drawn].all():
                 break
+            if ledger.grid.start(block) <= self._timeline.starts[-1] < ledger.grid.start(block + 1):
+                self._check_ends(ledger.grid.start(block), after, drawn, stopping_strategy)
             block += 1
         sources, ranks = self._arrange(block, ledger.prefix[block], after)
         done = ranks >= sizes[sources] if first else ranks == sizes[sources] - 1
@@ -561,6 +564,31 @@ class MixturePlan:
             if (counts <= sizes)[drawn].all() if first else (counts >= sizes)[drawn].all():
                 return quotas.check_length(length, stopping_strategy)
             length += -1 if first else 1
+
+    def _check_ends(self, start: int, counts: Int64, drawn: Bool, stopping_strategy: str) -> None:
+        """Refuse a length that the last weights of a schedule put out of reach, before following the stream there."""
+        sizes = np.array(self._num_rows)
+        rates = self._timeline.first[-1].copy()
+        if self._lengths is not None:
+            rates /= [values.mean() if len(values) else 1.0 for values in self._lengths]
+            rates /= rates.sum()
+        caps = {i: cap for i, cap in self._caps.items() if self.policies[i].overflow != "error"}
+        if any(self.policies[i].overflow == "stop" for i in caps) or set(np.flatnonzero(rates).tolist()) <= set(caps):
+            # A cap ends the stream.
+            return
+        rates[[i for i, cap in caps.items() if cap < sizes[i]]] = 0.0
+        missing = np.maximum(sizes - counts, 0).astype(np.float64)
+        left = np.divide(missing, rates, out=np.where(missing > 0, np.inf, 0.0), where=rates > 0)
+        needed = start + (left[drawn].min() if stopping_strategy == "first_exhausted" else left[drawn].max())
+        if needed == math.inf:
+            never = [self.names[i] for i in np.flatnonzero(drawn & (left == needed)).tolist()]
+            raise ValueError(
+                f"stopping_strategy={stopping_strategy!r} never ends: under the last weights of the schedule, and the "
+                f"caps, {never} are not exhausted; pass num_examples"
+            )
+        # Close to the limit the stream itself decides.
+        if needed > 2 * quotas.MAX_EXAMPLES:
+            quotas.check_length(needed, stopping_strategy)
 
     def _arrange(self, block: int, before: Int64, after: Int64) -> tuple[Int64, Int64]:
         """The source and the draw at each position of one block."""

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from hf_mixture.hub import damage
+
 
 UNITS = ("examples", "tokens", "bytes")
 
@@ -112,8 +114,7 @@ class Source:
 
 def shorten(value: Any, limit: int = 80) -> str:
     """Return the repr of a value, cut to `limit` characters."""
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return damage.shorten(repr(value), limit)
 
 
 def check_text(field: str, value: Any) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
 
 from hf_mixture._compat.accelerate import is_called_by_splitting_loader
-from hf_mixture._compat.datasets import is_split_by_node
+from hf_mixture._compat.datasets import features_agree, is_split_by_node
 from hf_mixture.data.lengths import DEFAULT_COLUMNS
 from hf_mixture.data.mixture import Mixture
 from hf_mixture.data.mixture_plan import drawn
@@ -74,7 +74,43 @@ def match_sources(sources: Any, mixture: Mixture) -> dict[str, Any]:
                 f"domain {name!r} has weight {mixture.weights[name]} and no rows; a drawn source must have rows: "
                 "add rows or set its weight to 0"
             )
+    check_types({name: by_name[name] for name in by_name if name in used})
     return by_name
+
+
+def row_columns(dataset: Any) -> list[str] | None:
+    """The columns that the rows of a dataset have; None where only the rows tell."""
+    if is_stream(dataset):
+        names: list[str] | None = dataset.column_names
+        return names
+    form = dataset.format
+    if form["type"] == "custom":
+        # A transform may give any columns.
+        return None
+    shown: list[str] = dataset.column_names if form["output_all_columns"] else form["columns"]
+    return shown
+
+
+def check_types(sources: Mapping[str, Any]) -> None:
+    """Raise where a column is of one type in one source and of another type in another, as `datasets` does."""
+    from datasets import ClassLabel, Features
+
+    seen: dict[str, list[tuple[str, Any]]] = {}
+    for name, dataset in sources.items():
+        columns = row_columns(dataset) or ()
+        for column, kind in (dataset.features or {}).items():
+            others = seen.setdefault(column, [])
+            if column not in columns or any(kind == other for _, other in others):
+                continue
+            for first, other in others:
+                if not features_agree(Features({column: other}), Features({column: kind})):
+                    # A cast changes the names of labels and leaves their numbers.
+                    remedy = "align_labels_with_mapping" if isinstance(kind, ClassLabel) else "cast_column"
+                    raise ValueError(
+                        f"column {column!r} is {other} in domain {first!r} and {kind} in domain {name!r}; make them "
+                        f"one with dataset.{remedy}, or remove the column"
+                    )
+            others.append((name, kind))
 
 
 def match_names(sources: Any, mixture: Mixture) -> dict[str, Any]:
@@ -144,23 +180,27 @@ def all_columns(sources: Mapping[str, Any], mixture: Mixture, provenance_column:
     """The columns of all drawn sources; None where those of one are not known."""
     check_provenance_column(provenance_column)
     columns: dict[str, None] = {}
+    all_known = True
     for name in drawn(mixture):
-        names = sources[name].column_names
-        if names is None:
-            return None
-        if provenance_column in names:
-            raise ValueError(
-                f"domain {name!r} already has a column {provenance_column!r}; choose another name for "
-                "provenance_column"
-            )
-        columns.update(dict.fromkeys(names))
-    return list(columns)
+        check_column_is_free(provenance_column, sources[name].column_names or (), name)
+        names = row_columns(sources[name])
+        all_known = all_known and names is not None
+        columns.update(dict.fromkeys(names or ()))
+    return list(columns) if all_known else None
 
 
 def check_provenance_column(name: Any) -> None:
     """Raise unless this is None or the name of a column."""
     if name is not None and not (isinstance(name, str) and name):
         raise ValueError(f"provenance_column={name!r} is not a non-empty string; name the column")
+
+
+def check_column_is_free(provenance_column: str | None, columns: Container[str], name: str) -> None:
+    """Raise where a domain has a column of the name of the provenance column."""
+    if provenance_column is not None and provenance_column in columns:
+        raise ValueError(
+            f"domain {name!r} already has a column {provenance_column!r}; choose another name for provenance_column"
+        )
 
 
 def length_column(mixture: Mixture, column: Any, sources: Mapping[str, Any]) -> str:
@@ -174,7 +214,7 @@ def length_column(mixture: Mixture, column: Any, sources: Mapping[str, Any]) -> 
         return ""
     chosen = str(column or DEFAULT_COLUMNS[mixture.unit])
     for name in drawn(mixture):
-        names = sources[name].column_names
+        names = row_columns(sources[name])
         if names is not None and chosen not in names:
             raise ValueError(
                 f"domain {name!r} has no column {chosen!r} (it has {names}); unit={mixture.unit!r} needs the length "

@@ -44,6 +44,8 @@ class CreditLane:
         self.place = 0
         """Rows that the lane has given."""
         self._lengths = np.full(num_sources, np.nan)
+        # What each source has given in its pass, as far as is known.
+        self._mass = np.zeros(num_sources)
         self._drawn = np.zeros(0, np.int64)
         self._weights = np.zeros(num_sources)
 
@@ -57,13 +59,13 @@ class CreditLane:
         due = (self._lengths[drawn] / 2 - self.credit[drawn]) / weights[drawn]
         source = int(drawn[due.argmin()])
         cursor = self._cursor(source)
-        if self._ending is not None and self._ending.at_first and cursor.at_end():
-            self._ending.reached = True
+        if self._ending is not None and self._ending.ends_at(cursor):
             return None
         row = cursor.take()
         length = self._lengths[source]
         self.credit += weights * length
         self.credit[source] -= length
+        self._mass[source] += length
         self.place += 1
         if self._ending is not None:
             self._ending.taken(source, cursor)
@@ -79,6 +81,12 @@ class CreditLane:
             self._lengths[source] = 0
             return
         while row is None:
+            if cursor.stride == 1 and cursor.count and not self._mass[source]:
+                raise ValueError(
+                    f"source {cursor.name!r} gave a whole pass of rows of length 0, which never fill its share; "
+                    "filter such rows, or set its weight to 0"
+                )
+            self._mass[source] = 0
             cursor.next_pass()
             row = cursor.peek()
         self._lengths[source] = self._length_of(source, row)
@@ -90,6 +98,7 @@ class CreditLane:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place that `state_dict` returned; the cursors are at theirs already."""
         self.place, self.credit = state["place"], np.array(state["credit"])
+        self._mass[:] = 1
 
 
 class CreditReader(Reader):

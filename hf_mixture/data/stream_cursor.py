@@ -61,9 +61,9 @@ class StreamCursor:
     ) -> None:
         from hf_mixture._compat.datasets import has_shuffle_buffer
 
-        self._dataset, self._name = dataset, name
+        self._dataset, self.name = dataset, name
         self._reshuffle, self._epoch = reshuffle, epoch
-        self._num_rows, self._stride, self._offset = num_rows, stride, offset
+        self._num_rows, self.stride, self._offset = num_rows, stride, offset
         self._has_buffer = has_shuffle_buffer(dataset)
         self.count = 0
         """Rows that were kept or skipped, over all passes."""
@@ -86,7 +86,7 @@ class StreamCursor:
         """Return the next row without taking it, or None at the end of the pass."""
         if self._index + self._debt >= len(self._rows):
             is_short = self._debt < _SHOW_PROGRESS
-            with tqdm(total=self._debt, desc=f"reading {self._name} up to its place", disable=is_short) as bar:
+            with tqdm(total=self._debt, desc=f"reading {self.name} up to its place", disable=is_short) as bar:
                 while self._index + self._debt >= len(self._rows):
                     num_left = len(self._rows) - self._index
                     self._debt -= num_left
@@ -109,9 +109,9 @@ class StreamCursor:
             self.next_pass()
             row = self.peek()
             if row is None:
-                raise self._is_empty()
+                raise self.is_empty()
         self._index += 1
-        self._debt = self._stride - 1
+        self._debt = self.stride - 1
         self._num_kept += 1
         self.count += 1
         return row
@@ -122,16 +122,16 @@ class StreamCursor:
             self.take()
             return
         target = self.count + num_rows
-        with tqdm(total=num_rows, desc=f"skipping rows of {self._name}", disable=num_rows < _SHOW_PROGRESS) as bar:
+        with tqdm(total=num_rows, desc=f"skipping rows of {self.name}", disable=num_rows < _SHOW_PROGRESS) as bar:
             while self.count < target:
                 if self.peek() is None:
                     self.next_pass()
                     if self.peek() is None:
-                        raise self._is_empty()
+                        raise self.is_empty()
                 # With a row at hand, the others of its batch are there as well.
-                step = min(target - self.count, -(-(len(self._rows) - self._index) // self._stride))
-                self._index += (step - 1) * self._stride + 1
-                self._debt = self._stride - 1
+                step = min(target - self.count, -(-(len(self._rows) - self._index) // self.stride))
+                self._index += (step - 1) * self.stride + 1
+                self._debt = self.stride - 1
                 self._num_kept += step
                 self.count += step
                 bar.update(step)
@@ -139,20 +139,21 @@ class StreamCursor:
     def next_pass(self) -> None:
         """Begin the next pass; call it when `peek` has returned None."""
         if self._num_kept == 0:
-            raise self._is_empty()
+            raise self.is_empty()
         num_read = self._num_read + len(self._rows)
         if self._num_rows is not None and num_read != self._num_rows:
             raise ValueError(
-                f"source {self._name!r} gave {num_read} rows in a pass and sizes says {self._num_rows}; correct "
+                f"source {self.name!r} gave {num_read} rows in a pass and sizes says {self._num_rows}; correct "
                 "sizes, or leave the source out of it"
             )
         self.num_passes += 1
         self._restart()
 
-    def _is_empty(self) -> ValueError:
-        share = "" if self._stride == 1 else f" beyond row {self._offset}, so reader {self._offset} gets none"
+    def is_empty(self) -> ValueError:
+        """The error of a source that gives no rows."""
+        share = "" if self.stride == 1 else f" beyond row {self._offset}, so reader {self._offset} gets none"
         return ValueError(
-            f"source {self._name!r} gives no rows{share}; a drawn source must have rows for every reader: check it, "
+            f"source {self.name!r} gives no rows{share}; a drawn source must have rows for every reader: check it, "
             "read it with fewer processes and workers, pass num_lanes=1, or set its weight to 0"
         )
 
@@ -165,7 +166,7 @@ class StreamCursor:
         if batch is None:
             return False
         self._num_read += len(self._rows)
-        self._rows, self._index = _rows(batch, self._name), 0
+        self._rows, self._index = _rows(batch, self.name), 0
         if not self._has_buffer:
             self._before, self._after = self._after, self._dataset.state_dict()
         if self._before is not None:
@@ -207,9 +208,9 @@ class RowCursor:
     def __init__(
         self, dataset: Dataset, *, name: str, seed: int, source: int, shuffle: bool, stride: int = 1, offset: int = 0
     ) -> None:
-        self._dataset, self._name = dataset, name
+        self._dataset, self.name = dataset, name
         self._seed, self._source, self._shuffle = seed, source, shuffle
-        self._stride, self._offset = stride, offset
+        self.stride, self._offset = stride, offset
         self.count = 0
         self.num_passes = 0
         self._first, self._rows = 0, list[Row]()
@@ -219,7 +220,7 @@ class RowCursor:
         num_rows = len(self._dataset)
         seed, source = self._seed, self._source
         rows = permute(ranks, num_rows, seed=seed, source=source) if self._shuffle else ranks % num_rows
-        return _rows(self._dataset[rows], self._name)
+        return _rows(self._dataset[rows], self.name)
 
     def peek(self) -> Row | None:
         """Return the next row without taking it, or None at the end of the pass."""
@@ -227,12 +228,12 @@ class RowCursor:
             return None
         if not self._first <= self.count < self._first + len(self._rows):
             self._first = self.count
-            self._rows = self.rows_at((self.count + np.arange(_BATCH)) * self._stride + self._offset)
+            self._rows = self.rows_at((self.count + np.arange(_BATCH)) * self.stride + self._offset)
         return self._rows[self.count - self._first]
 
     def at_end(self) -> bool:
         """Whether the pass has no more rows."""
-        return self.count * self._stride + self._offset >= (self.num_passes + 1) * len(self._dataset)
+        return self.count * self.stride + self._offset >= (self.num_passes + 1) * len(self._dataset)
 
     def take(self) -> Row:
         """Return the next row; after the end of a pass, the first one of the next pass."""
@@ -247,7 +248,7 @@ class RowCursor:
         """Pass over the next `num_rows` rows."""
         self.count += num_rows
         self.num_passes = max(
-            self.num_passes, ((self.count - 1) * self._stride + self._offset) // len(self._dataset) if num_rows else 0
+            self.num_passes, ((self.count - 1) * self.stride + self._offset) // len(self._dataset) if num_rows else 0
         )
 
     def next_pass(self) -> None:

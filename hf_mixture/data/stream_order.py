@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from hf_mixture.data.order import occurrences
 from hf_mixture.data.plan import MixturePlan
-from hf_mixture.data.stream_cursor import Cursor, Row, RowCursor
+from hf_mixture.data.stream_cursor import Cursor, Row, RowCursor, StreamCursor
 
 
 Int64 = NDArray[np.int64]
@@ -192,6 +192,19 @@ class Ending:
         self.outstanding = set(drawn)
         self.reached = False
 
+    def ends_at(self, cursor: Cursor) -> bool:
+        """Whether the stream ends here, since the source that falls due has no row left.
+
+        Raises:
+            ValueError: The source has given no row at all.
+        """
+        if not (self.at_first and cursor.at_end()):
+            return False
+        if isinstance(cursor, StreamCursor) and cursor.count == 0:
+            raise cursor.is_empty()
+        self.reached = True
+        return True
+
     def taken(self, source: int, cursor: Cursor) -> None:
         """Take notice of a row that was taken from a source."""
         if not self.at_first and source in self.outstanding and cursor.at_end():
@@ -218,8 +231,7 @@ class SearchingReader(Reader):
             sources, _ = self.plan.draws(range(self._position, first + size))
             for source in sources.tolist():
                 cursor = self.cursor(source, SHARED)
-                if ending.at_first and cursor.at_end():
-                    ending.reached = True
+                if ending.ends_at(cursor):
                     return
                 position = self._position
                 mine = position // lanes.chunk % lanes.num_readers == lanes.reader and position >= self.start_at

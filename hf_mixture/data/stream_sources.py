@@ -127,5 +127,7 @@ class StreamSources:
         if self._columns is not None and len(row) < len(self._columns):
             row = {column: row.get(column) for column in self._columns}
         if self._provenance_column is not None:
+            # The columns of some sources are known from their rows only.
+            checks.check_column_is_free(self._provenance_column, row, self.mixture.names[source])
             row[self._provenance_column] = self.mixture.names[source]
         return row

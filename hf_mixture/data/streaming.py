@@ -57,9 +57,9 @@ class MixtureIterableDataset(TorchIterableDataset[Row]):
     Under `Trainer` and `Accelerator` it works as it is: one process reads and hands out the batches. For processes
     that read by themselves, see `MixtureStreamCallback`. Where nothing else splits the stream, call `set_layout`.
 
-    A real `datasets.IterableDataset` could not do this with its public surface: one made by `from_generator` counts
-    the rows of a shard as its state and resumes by reading them all again, and it is split by shards, not by
-    positions.
+    It has no `map`, `filter`, `shuffle` or `take`: apply them to the sources. A real `datasets.IterableDataset` could
+    not do this with its public surface: one made by `from_generator` counts the rows of a shard as its state and
+    resumes by reading them all again, and it is split by shards, not by positions.
 
     Args:
         sources: By name, in any order: `datasets.IterableDataset`, or map-style `datasets.Dataset`.
@@ -80,7 +80,8 @@ class MixtureIterableDataset(TorchIterableDataset[Row]):
         start_at: First position that is given; the rows before are passed over.
 
     Raises:
-        ValueError: The sources do not match the mixture, or an argument breaks its rule.
+        ValueError: The sources do not match the mixture or one another, or an argument breaks its rule; while
+            reading, a source gives no rows, or only rows of length 0.
         TypeError: A source is neither an `IterableDataset` nor a `Dataset`.
 
     Example:

@@ -310,10 +310,16 @@ class MixtureCallback(TrainerCallback, ExportableState):
             float64 [2, K], in the order of `dataset.names`.
 
         Raises:
-            ValueError: The callback was made with `log_domain_loss=False`.
+            ValueError: The callback was made with `log_domain_loss=False`, or the forward of the model does not give
+                the losses.
         """
         if self._loss is None:
             raise ValueError("the loss of each domain is not collected; make the callback with log_domain_loss=True")
+        if self._loss.failure is not None:
+            raise ValueError(
+                f"{type(self).__name__} decides by the training loss of each domain, which is not known: "
+                f"{self._loss.failure}; train without them, or choose a method that measures validation losses"
+            )
         return self._sum(self._loss.take(TAKEN))
 
     def extend_logs(self, args: TrainingArguments, state: TrainerState, logs: dict[str, Any]) -> dict[str, float]:

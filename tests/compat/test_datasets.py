@@ -3,10 +3,20 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets, load_from_disk
+from datasets import (
+    ClassLabel,
+    Dataset,
+    Features,
+    IterableDataset,
+    Value,
+    concatenate_datasets,
+    interleave_datasets,
+    load_from_disk,
+)
 from datasets.distributed import split_dataset_by_node
 
 from hf_mixture._compat.datasets import (
+    features_agree,
     fingerprint_of,
     has_shuffle_buffer,
     is_split_by_node,
@@ -64,3 +74,13 @@ def test_select_rows_is_select(tmp_path) -> None:
 def test_streams_of_tables_are_told_from_streams_of_rows() -> None:
     assert streams_tables(Dataset.from_dict({"a": [1]}).to_iterable_dataset())
     assert not streams_tables(IterableDataset.from_generator(lambda: iter([{"a": 1}])))
+
+
+def test_features_agree_where_shared_columns_have_one_type() -> None:
+    labels = Features({"label": ClassLabel(names=["good", "bad"])})
+    turned = Features({"label": ClassLabel(names=["bad", "good"])})
+    assert features_agree(labels, labels)
+    assert features_agree(labels, Features({"other": Value("int64")}))
+    assert features_agree(labels, Features({"label": Value("null")}))
+    assert not features_agree(labels, turned)
+    assert not features_agree(labels, Features({"label": Value("int64")}))

@@ -104,6 +104,14 @@ def test_wrong_files_are_one_clear_error(
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("format", ["csv", "json"])
+def test_a_mark_of_the_byte_order_is_no_text(format: str, tmp_path: Path) -> None:
+    text = {"csv": "name,weight\na,0.5\nb,0.5\n", "json": '{"a": 0.5, "b": 0.5}'}[format]
+    path = tmp_path / "from_a_spreadsheet"
+    path.write_text(text, encoding="utf-8-sig")
+    assert import_mixture(path, format, unit="tokens").weights == {"a": 0.5, "b": 0.5}
+
+
 def test_bytes_that_are_no_text_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="not UTF-8"):

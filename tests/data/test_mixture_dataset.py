@@ -345,6 +345,7 @@ def test_sources_that_do_not_fit_are_refused(packs: dict[str, TokenPack], blocks
         ({**good, "c": good["a"]}, r"gives no weight to \['c'\]"),
         ({**good, "b": good["b"].select(range(0))}, "domain 'b' has no rows and is drawn"),
         ({**good, "b": good["b"].rename_column("n", "m")}, "the sources have different columns"),
+        ({**good, "b": good["b"].with_format("torch", columns=["n"])}, "the sources have different columns"),
         ({"a": packs["json"].blocks(16), "b": packs["json"].blocks(8)}, "blocks of different sizes"),
         ({"a": packs["json"].blocks(16), "b": packs["json"]}, "blocks of different sizes"),
     ]
@@ -373,3 +374,23 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing() -> None:
         with pytest.raises(ValueError, match=message):
             dataset.set_weights(weights, at=at)
     assert dataset.state_dict() == before
+
+
+@pytest.mark.parametrize("index", [slice(0, 3), [0, 1], "text"])
+def test_an_index_is_one_integer(index: Any) -> None:
+    with pytest.raises(TypeError, match=r"an item is one row, by an integer: use rows\("):
+        mixed(tables())[index]
+
+
+def test_a_transform_may_not_give_the_provenance_column() -> None:
+    shouted = Dataset.from_dict({"text": ["a", "b"]}).with_transform(lambda batch: {"shout": batch["text"]})
+    with pytest.raises(ValueError, match="'a' already has a column 'shout'"):
+        mixed({"a": shouted}, provenance_column="shout")[0]
+
+
+def test_thousands_of_domains_keep_few_row_numbers_of_each() -> None:
+    sources = dict.fromkeys((f"d{i}" for i in range(1500)), Dataset.from_dict({"i": list(range(10))}))
+    dataset = mixed(sources, num_examples=6000)
+    rows = dataset.rows(np.arange(100))
+    assert sum(len(numbers) for numbers in dataset._chunks.values()) <= 100 * 1400
+    assert [row["i"] for row in rows] == dataset.plan.locate(range(100))[1].tolist()

@@ -230,3 +230,29 @@ def test_fractional_caps_round_down_to_rows() -> None:
     plan = MixturePlan.build([0.5, 0.5], [10, 100], num_examples=60, policies=policies)
     assert plan.counts.tolist() == [3, 57]
     assert math.isclose(plan_report(plan).sources[0].epochs or 0, 0.3)
+
+
+def test_a_length_that_no_stream_reaches_is_refused_at_once() -> None:
+    """Without looking ahead, the plan is followed for 2**31 positions first."""
+    ending = {"schedule": [Segment(0, (0.5, 0.5)), Segment(30, (0.0, 1.0))]}
+    slow = {"schedule": [Segment(0, (0.5, 0.5)), Segment(30, (1e-9, 1 - 1e-9))]}
+    lengths = [np.full(100, 7), np.full(100, 3)]
+    later = [Segment(0, (0.5, 0.5)), Segment(30, (0.9, 0.1))]
+    half, whole = SourcePolicy(max_epochs=0.5, overflow="renormalise"), SourcePolicy()
+    capped = {"schedule": later, "policies": [whole, half]}
+    for more in ({}, {"lengths": lengths}):
+        with pytest.raises(ValueError, match=r"never ends: .* \['0'\] are not exhausted; pass num_examples"):
+            MixturePlan.build([0.5, 0.5], [100, 100], stopping_strategy="all_exhausted", **ending, **more)
+        with pytest.raises(ValueError, match=r"gives .*e\+1\d examples, above"):
+            MixturePlan.build([0.5, 0.5], [100, 100], stopping_strategy="all_exhausted", **slow, **more)
+        with pytest.raises(ValueError, match=r"never ends: .* \['1'\] are not exhausted"):
+            MixturePlan.build([0.5, 0.5], [100, 100], stopping_strategy="all_exhausted", **capped, **more)
+        assert len(MixturePlan.build([0.5, 0.5], [100, 100], **ending, **more)) > 100
+        # Caps that end the stream.
+        for policies in ([half, half], [whole, SourcePolicy(max_epochs=0.5, overflow="stop")]):
+            arguments = {"schedule": later, "policies": policies, **more}
+            plan = MixturePlan.build([0.5, 0.5], [100, 100], stopping_strategy="all_exhausted", **arguments)
+            assert plan.counts[1] == 50
+    # The first source is exhausted before its weight falls to 0.
+    plan = MixturePlan.build([0.5, 0.5], [5, 100], stopping_strategy="all_exhausted", **ending)
+    assert plan.counts[1] == 100

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from datasets import Dataset, IterableDatasetDict
+from datasets import ClassLabel, Dataset, Features, IterableDatasetDict
 from datasets.distributed import split_dataset_by_node
 
+from hf_mixture import interleave_datasets
 from hf_mixture.data import Mixture
+from hf_mixture.data.mixture_dataset import MixtureDataset
 from hf_mixture.data.schedule import SourcePolicy
 from hf_mixture.data.streaming import MixtureIterableDataset
 
@@ -165,3 +167,22 @@ def test_weights_that_cannot_hold(weights: Any, at: int, words: list[str]) -> No
         mixed.set_weights(weights, at=at)
     assert all(word in str(caught.value) for word in words), caught.value
     assert mixed.weights_at(39) == WEIGHTS
+
+
+def test_labels_that_mean_different_things_are_not_mixed() -> None:
+    sources = {
+        name: Dataset.from_dict({"label": [0, 1]}, features=Features({"label": ClassLabel(names=labels)}))
+        for name, labels in (("wiki", ["good", "bad"]), ("code", ["bad", "good"]))
+    }
+    mixture = Mixture(WEIGHTS, unit="examples")
+    moving = {name: rows.to_iterable_dataset() for name, rows in sources.items()}
+    message = r"'label' is ClassLabel\(names=\['good', 'bad'\]\) in domain 'wiki' and .* 'code'; .*align_labels"
+    for build in (
+        lambda: MixtureIterableDataset(moving, mixture, num_examples=4),
+        lambda: interleave_datasets(sources, mixture=mixture),
+        lambda: MixtureDataset(sources, mixture, num_examples=4),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build()
+    missing = Dataset.from_dict({"label": [None, None]})
+    assert len(list(MixtureIterableDataset({**moving, "code": missing}, mixture, num_examples=4))) == 4

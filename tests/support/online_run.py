@@ -16,10 +16,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, 
 
 from hf_mixture import Mixture
 from hf_mixture.data.mixture_dataset import MixtureDataset
+from hf_mixture.data.online import AioliCallback
 
 
 WEIGHTS = {"email": 0.5, "json": 0.3, "logging": 0.2}
 LENGTH = 24
+NAMES = tuple(WEIGHTS)
 
 
 @cache
@@ -98,3 +100,15 @@ def make(
 
 def losses(trainer: Trainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def held_out() -> dict[str, Any]:
+    return domains()[1]
+
+
+def aioli(**arguments: Any) -> AioliCallback:
+    """Aioli with blocks of one step, in rounds of twelve."""
+    return AioliCallback(
+        held_out(),
+        **({"lp_rounds": 1, "lp_steps": 1, "update_steps": 12, "one_hot_factor": 0.75, "seed": 4} | arguments),
+    )

@@ -72,7 +72,8 @@ def cluster_dataset(
     if not hasattr(partition, "tree_"):
         if isinstance(parts[split], IterableDataset):
             raise ValueError("a streaming data set is read once: pass partition, fitted to a sample of its rows")
-        partition.fit(_vectors(parts[split].with_format("numpy")[:][column], column))
+        vectors = parts[split].select_columns([column]).with_format("numpy")[:][column]
+        partition.fit(_vectors(vectors, column))
     check_is_fitted(partition, "tree_")
 
     # The results do not depend on what a partition knows of the rows of fit: without it the fingerprint of the map,
@@ -106,7 +107,14 @@ def _vectors(values: Any, column: str) -> FloatArray:
     except (TypeError, ValueError):
         points = np.empty(0)
     if points.ndim != 2:
-        raise ValueError(f"column {column!r} does not hold vectors of one length; name the column with the embeddings")
+        raise ValueError(
+            f"column {column!r} does not hold a vector of one length in every row; name the column with the "
+            "embeddings, or filter the rows without one"
+        )
+    if num_bad := int((~np.isfinite(points)).any(axis=1).sum()):
+        raise ValueError(
+            f"column {column!r} has {num_bad} vectors with NaN or infinity; filter these rows, or embed them again"
+        )
     return points
 
 

@@ -26,13 +26,15 @@ class ExcessLoss(Estimator):
         self._reference: FloatArray = np.zeros(0)
 
     def bind(self, names: Sequence[str], validation: Sequence[str], resources: Mapping[str, Any]) -> None:
-        """Take the reference: a model, or its losses by domain."""
+        """Take the reference: a model, or its losses by domain, which must be finite."""
         same_names(names, validation, "DoReMi compares each domain with itself")
         reference = resources.get("reference")
         if isinstance(reference, Mapping):
             if missing := [name for name in names if name not in reference]:
                 raise ValueError(f"reference gives no loss for {missing}; give one for each of {list(names)}")
             self._reference = np.array([float(reference[name]) for name in names])
+            if not np.isfinite(self._reference).all():
+                raise ValueError(f"reference={dict(reference)} must give finite losses; measure them again")
         else:
             self._model = reference
 

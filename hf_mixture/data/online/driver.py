@@ -21,6 +21,7 @@ from hf_mixture.data.online.schedule import Rounds
 from hf_mixture.data.online.setup import check_blocks, check_rounds, read_prior, read_validation
 from hf_mixture.data.online.solvers import Solver
 from hf_mixture.data.search.ranks import FloatArray
+from hf_mixture.data.stream_checks import check_count
 from hf_mixture.data.trainer import MixtureCallback
 
 
@@ -52,6 +53,12 @@ class OnlineDriver(MixtureCallback):
         eval_batch_size: int | None = None,
         lag: int | None = None,
     ) -> None:
+        for name, value, least in (
+            ("update_steps", update_steps, 1),
+            ("prior_steps", prior_steps, 0),
+            ("eval_batch_size", eval_batch_size, 1),
+        ):
+            check_count(name, value, least)
         super().__init__(lag=lag)
         self.estimator, self.solver, self.settings = estimator, solver, dict(settings)
         self._fresh = (estimator.state_dict(), solver.state_dict())

@@ -10,6 +10,7 @@ from hf_mixture.data.online.schedule import Cost
 from hf_mixture.data.online.solvers import Exp3
 from hf_mixture.data.online.updates import importance_rewards
 from hf_mixture.data.search.ranks import FloatArray
+from hf_mixture.data.stream_checks import check_count
 
 
 class TrainingLoss(Estimator):
@@ -58,6 +59,7 @@ class ODMCallback(MixingLawCallback):
     def __init__(
         self, *, update_steps: int | None = None, warmup_steps: int | None = None, lag: int | None = None
     ) -> None:
+        check_count("warmup_steps", warmup_steps, 0)
         super().__init__(
             TrainingLoss(),
             Exp3(),

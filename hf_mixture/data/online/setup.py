@@ -22,7 +22,23 @@ def read_validation(given: Mapping[str, Any], names: Sequence[str]) -> Validatio
     Args:
         given: Held-out rows by domain.
         names: The training domains.
+
+    Raises:
+        ValueError: It is no map, or a domain has no rows of tokens that can be read by number.
     """
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"validation is a {type(given).__name__}; it must map domains to held-out rows: write {{domain: rows}}"
+        )
+    for name, rows in given.items():
+        if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
+            raise ValueError(
+                f"validation[{name!r}] is a {type(rows).__name__}, which is read in order only; give rows with a "
+                "length, for example list(rows.take(64))"
+            )
+        if len(rows) and not (isinstance(rows[0], Mapping) and "input_ids" in rows[0]):
+            has = list(rows[0]) if isinstance(rows[0], Mapping) else type(rows[0]).__name__
+            raise ValueError(f"validation[{name!r}] has rows of {has}; each must have 'input_ids': tokenise them")
     known = [name for name in names if name in given]
     return ValidationSets({name: given[name] for name in [*known, *(name for name in given if name not in known)]})
 

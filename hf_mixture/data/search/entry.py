@@ -150,20 +150,24 @@ def search_result(
     known = read_domains(named, unit=unit, need_sizes=prior is None)
     shares = known.sizes if prior is None else prior
     if method in RULES:
+        _check_settings(method, settings, ["temperature"] if method == "temperature" else [])
         return _rule(method, Space.build(known.names, shares, constraints), goal, **settings)
     if method not in SEARCHES:
         raise ValueError(f"method={method!r} is not one of {[*SEARCHES, *RULES]}; choose one of them")
     build = SEARCHES[method]
-    accepted = list(inspect.signature(build).parameters)
-    unknown = sorted(set(settings) - set(accepted))
-    if unknown:
-        raise ValueError(f"{method!r} has no settings {unknown}; it has {accepted}: correct the names")
+    _check_settings(method, settings, list(inspect.signature(build).parameters))
     if table is None and evaluate is None:
         raise ValueError("table and evaluate are both missing; pass finished runs, or something that runs trials")
     search = build(known.names, goal, prior=shares, constraints=constraints, table=table, **settings)
     if evaluate is not None:
         run_search(search, evaluate, folder=folder, batch_size=batch_size)
     return search.propose()
+
+
+def _check_settings(method: str, settings: Mapping[str, Any], accepted: Sequence[str]) -> None:
+    """Raise where a setting is not one of the method."""
+    if unknown := sorted(set(settings) - set(accepted)):
+        raise ValueError(f"{method!r} has no settings {unknown}; it has {accepted}: correct the names")
 
 
 def _rule(method: str, space: Space, objective: Objective, *, temperature: float = 1.0) -> SearchResult:

@@ -56,10 +56,14 @@ def test_the_result_is_cached_by_content() -> None:
 def test_wrong_columns_are_named() -> None:
     with pytest.raises(ValueError, match=r"column='embedding' is not one of \['vector', 'text'\]"):
         cluster_dataset(points())
-    with pytest.raises(ValueError, match="does not hold vectors of one length"):
+    with pytest.raises(ValueError, match="does not hold a vector of one length"):
         cluster_dataset(points(), "text")
-    with pytest.raises(ValueError, match="does not hold vectors of one length"):
+    with pytest.raises(ValueError, match="does not hold a vector of one length"):
         cluster_dataset(Dataset.from_dict({"embedding": [[1.0], [1.0, 2.0]]}))
+    with pytest.raises(ValueError, match=r"a vector of one length in every row; .* filter the rows without one"):
+        cluster_dataset(Dataset.from_dict({"embedding": [[1.0, 2.0], None]}))
+    with pytest.raises(ValueError, match="'embedding' has 1 vectors with NaN or infinity; filter these rows"):
+        cluster_dataset(Dataset.from_dict({"embedding": [[1.0, 2.0], [float("nan"), 0.0]]}))
     with pytest.raises(ValueError, match=r"has \['cluster_id'\] already"):
         cluster_dataset(points().rename_column("text", "cluster_id"), "vector")
     with pytest.raises(ValueError, match="pass partition"):

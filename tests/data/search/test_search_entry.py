@@ -187,6 +187,9 @@ def test_weighted_objectives(table) -> None:
     [
         ("bayes", {}, "method='bayes' is not one of"),
         ("regmix", {"rounds": 3}, r"'regmix' has no settings \['rounds'\]"),
+        ("natural", {"num_runs": 3}, r"'natural' has no settings \['num_runs'\]"),
+        # The result would be called natural, and be something else.
+        ("natural", {"temperature": 0.5}, r"'natural' has no settings \['temperature'\]"),
         ("regmix", {"prior": [0.5, 0.5]}, "prior has 2 shares for 3 domains"),
         ("regmix", {"prior": {"web": 1.0}}, "prior names"),
         ("regmix", {"domains": ["a", "b", "c"]}, "table has domains"),
