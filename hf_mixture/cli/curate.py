@@ -36,4 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from hf_mixture.training.curation.run import curate_recipe
 
     run_it = functools.partial(curate_recipe, num_proc=args.num_proc, push=args.push)
-    return run_a_recipe(args, "curate", resolve_curate, run_it)
+    beside = [] if args.num_proc == 1 else ["--num-proc", str(args.num_proc)]
+    if args.push is not None:
+        beside += ["--push", args.push] if args.push else ["--push"]
+    return run_a_recipe(args, "curate", resolve_curate, run_it, beside=beside)

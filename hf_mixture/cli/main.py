@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 # What the operating system says of a place to write to, and what helps.
 _REMEDIES = {
     errno.EACCES: "choose a place that you may read and write",
+    errno.ENOENT: "check the path",
     errno.EEXIST: "it is a file where a folder is needed, choose another name",
     errno.ENOSPC: "free some space, or choose another folder",
     errno.ENOTDIR: "a part of the path is a file, choose another folder",
@@ -118,8 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None and error.errno in _REMEDIES:
-        return f"{error.filename}: {error.strerror}; {_REMEDIES[error.errno]}"
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        # Libraries that write for us say what the system says in words of their own, without the place.
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{os.strerror(error.errno)}; {_REMEDIES[error.errno]}"
     text = " ".join(str(error).split())
     if isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError) and text:
         return text

@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -52,7 +52,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_a_recipe(
-    args: argparse.Namespace, command: str, resolve: Callable[..., Any], run_it: Callable[..., Any], **given: Any
+    args: argparse.Namespace,
+    command: str,
+    resolve: Callable[..., Any],
+    run_it: Callable[..., Any],
+    *,
+    beside: Sequence[str] = (),
+    **given: Any,
 ) -> int:
     """Resolve the recipe of a command, and run it; return the exit code.
 
@@ -61,6 +67,7 @@ def run_a_recipe(
         command: The command, without the name of the program.
         resolve: From the text of a recipe to the recipe.
         run_it: Runs a recipe.
+        beside: Words of options that do not change the result: they are not recorded, and given again to continue.
         given: Options of the command that `resolve` takes, by their names; None is not given.
     """
     from hf_mixture.cli.main import only_json_on_stdout
@@ -80,7 +87,8 @@ def run_a_recipe(
         with only_json_on_stdout(wanted=args.json):
             results = run_it(recipe, resume=args.resume, dry_run=args.dry_run, command=typed)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; continue with: {typed} --resume", file=sys.stderr)
+        again = " ".join([typed, *map(shlex.quote, beside), "--resume"])
+        print(f"\ninterrupted; continue with: {again}", file=sys.stderr)
         return 130
     if args.json:
         report = {"command": typed, "dry_run": args.dry_run, "recipe": recipe.to_dict(), "results": results or None}

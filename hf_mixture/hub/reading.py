@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +247,7 @@ def read_yaml(path: str | os.PathLike[str], *, remedy: str = "correct it") -> An
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not YAML, nested too deeply, or grows too large by aliases.
+        ValueError: It is not YAML, repeats a key, is nested too deeply, or grows too large by aliases.
     """
     where = os.fspath(path)
     try:
@@ -255,19 +256,36 @@ def read_yaml(path: str | os.PathLike[str], *, remedy: str = "correct it") -> An
         raise ValueError(str(error) if where in str(error) else f"{where} is not UTF-8 ({error}); {remedy}") from None
 
 
+@cache
+def safe_loader() -> Any:
+    """Return a `yaml.SafeLoader` that refuses a key that occurs twice, of which YAML would keep the last one."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for key in keys:
+                if keys.count(key) > 1:
+                    name = shorten(repr(key), 80)
+                    raise ValueError(f"the key {name} occurs twice in one mapping{node.start_mark}; keep one of them")
+            return super().construct_mapping(node, deep=deep)
+
+    return Loader
+
+
 def parse_yaml(text: str, where: str, *, loader: Any = None) -> Any:
     """Parse YAML with plain data only.
 
     Args:
         text: The text.
         where: What holds it, for the message.
-        loader: A subclass of `yaml.SafeLoader`. Default: that.
+        loader: A subclass of `safe_loader()`. Default: that.
 
     Returns:
         Plain data.
 
     Raises:
-        ValueError: It is not YAML, nested too deeply, or grows too large by aliases.
+        ValueError: It is not YAML, repeats a key, is nested too deeply, or grows too large by aliases.
 
     Example:
         >>> from hf_mixture.hub.reading import parse_yaml
@@ -277,7 +295,7 @@ def parse_yaml(text: str, where: str, *, loader: Any = None) -> Any:
     import yaml
 
     try:
-        content = yaml.load(text, Loader=loader or yaml.SafeLoader)  # noqa: S506 - of the safe kind
+        content = yaml.load(text, Loader=loader or safe_loader())  # noqa: S506 - of the safe kind
     # A date without a 13th month is a bare ValueError of the constructor.
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ValueError(f"{where} is not valid YAML ({error_text(error, 300)}); correct it") from None

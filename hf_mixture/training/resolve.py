@@ -63,7 +63,7 @@ def find_recipe(name: str) -> str:
     if f"{name}.yaml" in packaged:
         return packaged[f"{name}.yaml"].read_text(encoding="utf-8")
     names = sorted(item.removesuffix(".yaml") for item in packaged)
-    if path.is_dir():
+    if name and path.is_dir():
         raise ValueError(f"recipe {name!r} is a folder; give the YAML file in it, or the name of a packaged recipe")
     nearest = difflib.get_close_matches(name.removesuffix(".yaml"), names, n=1, cutoff=0.5)
     known = f"; did you mean {nearest[0]!r}? Otherwise" if nearest else f" ({', '.join(names)});"
@@ -116,7 +116,8 @@ def recipe_values(text: str, *, overrides: Sequence[tuple[str, Any]] = (), smoke
     """
     values = parse_yaml(text)
     if not isinstance(values, dict):
-        raise ValueError(f"the recipe is {values!r}; it must be a mapping of keys to values")
+        found = "empty" if values is None else repr(values)
+        raise ValueError(f"the recipe is {found}; it must be a mapping of keys to values")
     small = values.pop("smoke", None) or {}
     if smoke and not small:
         raise ValueError("the recipe has no section 'smoke', so --smoke has nothing to apply; use overrides instead")

@@ -10,23 +10,15 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import yaml
-
 from hf_mixture.hub.reading import parse_yaml as parse_plain_yaml
+from hf_mixture.hub.reading import safe_loader
 
 
 T = TypeVar("T")
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-3` as a number and refuses a key that occurs twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ValueError(f"the key {key!r} occurs twice in one mapping{node.start_mark}; keep one of them")
-        return super().construct_mapping(node, deep=deep)
+class _Loader(safe_loader()):  # type: ignore[misc]
+    """The loader that reads `1e-3` as a number."""
 
 
 # YAML 1.1 takes 1e-3 for a string because it has no point; nobody who writes a learning rate means that.
@@ -141,7 +133,7 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
             if not words:
                 raise ValueError(f"the override {word!r} has no value; write {word} VALUE")
             text = words.pop(0)
-        overrides.append((path, parse_yaml(text)))
+        overrides.append((path, parse_yaml(text, f"the value of --{path}")))
     return overrides
 
 

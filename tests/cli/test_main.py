@@ -5,12 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from transformers import MixtralConfig
 
 import hf_mixture.cli
 from hf_mixture import list_methods, list_routers
-from hf_mixture.cli.main import build_parser, main
+from hf_mixture.cli.main import _one_line, build_parser, main
 from hf_mixture.training.commands import packaged_recipes
 
 
@@ -113,6 +114,12 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path, capsys: pyte
     assert f"error: {tmp_path / 'plan'}: File exists; it is a file where a folder" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "plan" / "inner")]) == 2
     assert "plan/inner: Not a directory; a part of the path is a file" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_with_a_remedy() -> None:
+    with pytest.raises(OSError, match="Errno 28") as raised, pa.OSFile("/dev/full", "wb") as full:
+        full.write(b"text")
+    assert _one_line(raised.value) == "No space left on device; free some space, or choose another folder"
 
 
 def test_traceback_on_request() -> None:

@@ -149,6 +149,8 @@ def test_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], ["--budget is missing"]),
         (["--budget", "x"], ["--budget x", "whole number"]),
+        (["--budget", "1e400"], ["--budget 1e400", "whole number"]),
+        (["--budget", "nan"], ["--budget nan", "whole number"]),
         (["--budget", "5", "rows"], ["unit='rows'"]),
         (["--budget", "5", "tokens", "6"], ["--budget 5 tokens 6"]),
         (["--budget", "5"], ["'a'", "max_epochs=2", "not known"]),

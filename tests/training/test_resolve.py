@@ -8,7 +8,13 @@ import yaml
 from tiny_recipe import tiny_recipe
 
 from hf_mixture.training.recipe import Recipe, source_of
-from hf_mixture.training.resolve import find_recipe, peft_config, resolve_recipe, training_argument_values
+from hf_mixture.training.resolve import (
+    find_recipe,
+    peft_config,
+    recipe_values,
+    resolve_recipe,
+    training_argument_values,
+)
 
 
 PACKAGED = ["quickstart", "smollm2_mos"]
@@ -128,6 +134,13 @@ def test_an_unknown_recipe_names_the_packaged_ones() -> None:
         find_recipe("quikstart")
     with pytest.raises(ValueError, match=r"not one of the packaged recipes \(.*quickstart"):
         find_recipe("zzzzzz")
+
+
+def test_an_empty_name_and_an_empty_file_are_no_recipes() -> None:
+    with pytest.raises(ValueError, match=r"^recipe '' is not a file and not one of the packaged recipes"):
+        find_recipe("")
+    with pytest.raises(ValueError, match=r"^the recipe is empty; it must be a mapping of keys"):
+        recipe_values("# nothing\n")
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:

@@ -79,6 +79,11 @@ def test_malformed_overrides_are_refused(words: list[str]) -> None:
         parse_overrides(words)
 
 
+def test_an_override_that_is_not_yaml_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^the value of --a\.b is not valid YAML"):
+        parse_overrides(["--seed", "3", "--a.b", "[1"])
+
+
 def test_override_values_are_yaml() -> None:
     words = ["--a", "-1", "--b.c=[1, x]", "--d=null", "--e", "1e-3", "--f=a=b"]
     assert parse_overrides(words) == [("a", -1), ("b.c", [1, "x"]), ("d", None), ("e", 0.001), ("f", "a=b")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING, Any
 
 from hf_mixture.cli.mix import add_mixture_action
@@ -94,6 +95,6 @@ def _whole(option: str, text: str) -> int:
         value = float(text)
     except ValueError:
         value = -1.0
-    if value < 1 or value != int(value):
+    if not (1 <= value < math.inf and value.is_integer()):
         raise ValueError(f"{option} {text} is not a whole number >= 1; correct it")
     return int(text) if text.isdigit() else int(value)

@@ -79,8 +79,8 @@ class Inclusion:
         return added, "opt_out" if opt_out.reserved and self._options.respect_opt_outs else None
 
 
-def _headers(text: str | None) -> dict[str, str]:
-    """The headers of a response: a JSON object, or lines of `name: value`."""
+def _headers(text: str | None) -> dict[str, list[str]]:
+    """The headers of a response: a JSON object from names to a value or several, or lines of `name: value`."""
     if not text:
         return {}
     try:
@@ -88,6 +88,11 @@ def _headers(text: str | None) -> dict[str, str]:
     except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict):
-        return {str(name): str(value) for name, value in found.items()}
-    pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
-    return {name.strip(): value.strip() for name, _, value in pairs}
+        return {
+            name: [str(one) for one in (value if isinstance(value, list) else [value])]
+            for name, value in found.items()
+        }
+    headers: dict[str, list[str]] = {}
+    for name, _, value in (line.partition(":") for line in text.splitlines() if ":" in line):
+        headers.setdefault(name.strip().lower(), []).append(value.strip())
+    return headers

@@ -38,7 +38,8 @@ class Journal:
         self.done: dict[str, dict[str, Any]] = {}
         header = {"format": FORMAT, "version": VERSION, "recipe": json.loads(json.dumps(recipe))}
         self._header: dict[str, Any] | None = None
-        lines = self._lines(folder)
+        self._num_bytes = 0
+        lines = self._lines(folder, header)
         if lines:
             check_format(lines[0], FORMAT, VERSION, where=str(self.path), remedy="choose another output_dir")
             with reading(self.path, "choose another output_dir"):
@@ -49,7 +50,9 @@ class Journal:
             self._header = header
 
     def begin(self) -> None:
-        """Write the head of a new journal; before, nothing is on the disk."""
+        """Write the head of a new journal, or take off what a kill has torn; before, nothing is changed."""
+        if self.path.exists():
+            os.truncate(self.path, self._num_bytes)
         if self._header is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._append(self._header)
@@ -65,28 +68,29 @@ class Journal:
         self.done[part] = dict(facts)
         self._append({"part": part, "facts": facts})
 
-    def _lines(self, folder: Path) -> list[Any]:
-        if not self.path.exists():
-            strange = folder.is_dir() and [item for item in folder.iterdir() if not is_partial_of(item, self.path)]
-            if strange or folder.is_file():
+    def _lines(self, folder: Path, header: Mapping[str, Any]) -> list[Any]:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        # A kill may have torn the last line.
+        self._num_bytes = content.rfind(b"\n") + 1
+        if self._num_bytes == 0:
+            items = list(folder.iterdir()) if folder.is_dir() else []
+            strange = [item for item in items if item != self.path and not is_partial_of(item, self.path)]
+            if strange or folder.is_file() or not _line(header).startswith(content):
                 raise ValueError(
                     f"output_dir={str(folder)!r} exists and is not the folder of a curation; choose another one"
                 )
-            return []
-        # A kill may have torn the last line.
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
         remedy = "choose another output_dir"
-        lines = [parse_json(line, str(self.path), remedy=remedy) for line in whole.splitlines()]
-        if len(whole) < len(content):
-            os.truncate(self.path, len(whole))
-        return lines
+        return [parse_json(line, str(self.path), remedy=remedy) for line in content[: self._num_bytes].splitlines()]
 
     def _append(self, line: Mapping[str, Any]) -> None:
         with self.path.open("ab") as file:
-            file.write((json.dumps(line, allow_nan=False) + "\n").encode())
+            file.write(_line(line))
             file.flush()
             os.fsync(file.fileno())
+
+
+def _line(line: Mapping[str, Any]) -> bytes:
+    return (json.dumps(line, allow_nan=False) + "\n").encode()
 
 
 def _check(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, resume: bool) -> None:

@@ -123,7 +123,7 @@ class OptOutRules:
         """Read the opt-outs of a page.
 
         Args:
-            url: Address of the page.
+            url: Address of the page; one that cannot be read counts as the root of its site.
             robots_txt: Content of the site's robots.txt.
             headers: Headers of the HTTP response, in any case; a value is a string or several.
             html: The page as HTML, for its meta tags.
@@ -134,6 +134,7 @@ class OptOutRules:
         Returns:
             The opt-outs.
         """
+        url = _readable(url)
         found = [
             *self._robots(url, robots_txt or ""),
             *self._tdmrep(url, tdmrep),
@@ -239,6 +240,10 @@ class _MetaTags(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.found: list[tuple[str, str]] = []
 
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """Read `<![...>` as a comment, as browsers do; the parser that this stands on fails at unknown words in it."""
+        return self.parse_bogus_comment(i)
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note a meta tag."""
         if tag == "meta":
@@ -251,6 +256,16 @@ def _parse_robots(content: str) -> Any:
     return require("protego", used_for="reading robots.txt", extra="curation").Protego.parse(content)
 
 
+def _readable(url: str) -> str:
+    """An address as it is, or "", which stands for the whole site, for what no parser of addresses reads."""
+    try:
+        urlsplit(url if "://" in url else f"http://{url}")
+        urlsplit(url)
+    except ValueError:
+        return ""
+    return url
+
+
 def _path(url: str) -> str:
     parts = urlsplit(url if "://" in url else f"http://{url}")
     return unquote(parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -258,9 +273,19 @@ def _path(url: str) -> str:
 
 def _fits(location: str, path: str) -> bool:
     """Whether a location pattern of tdmrep.json, with "*" and a final "$", fits a path."""
+    # Not by a regular expression: one with many ".*" takes time without end.
     ends = location.endswith("$")
-    pattern = ".*".join(map(re.escape, unquote(location.removesuffix("$")).split("*")))
-    return re.match(pattern + ("$" if ends else ""), path) is not None
+    first, *rest = unquote(location.removesuffix("$")).split("*")
+    if not path.startswith(first):
+        return False
+    position, last = len(first), rest.pop() if rest and ends else None
+    for piece in rest:
+        if (found := path.find(piece, position)) < 0:
+            return False
+        position = found + len(piece)
+    if last is None:
+        return not ends or position == len(path)
+    return path.endswith(last) and len(path) - len(last) >= position
 
 
 def _is_one(value: object) -> bool:

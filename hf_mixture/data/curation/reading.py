@@ -180,4 +180,15 @@ def _clean(text: str) -> str:
 
 
 def _json(value: Any) -> str:
-    return _clean(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str))
+    try:
+        written = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    except TypeError:
+        # The rows of a generator may hold mappings whose keys JSON does not have, or that have no order.
+        written = json.dumps(_with_text_keys(value), sort_keys=True, ensure_ascii=False, default=str)
+    return _clean(written)
+
+
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _with_text_keys(entry) for key, entry in value.items()}
+    return [_with_text_keys(entry) for entry in value] if isinstance(value, list | tuple) else value

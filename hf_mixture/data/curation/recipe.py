@@ -283,10 +283,9 @@ def _check(recipe: CurationRecipe) -> None:
         from hf_mixture.data.mixture import Mixture
 
         Mixture(mixture.weights, unit=mixture.unit, normalise=True)
-    for stage in ("safety",):
-        options = getattr(recipe.stages, stage)
-        if options is not None and (unknown := [s for s in options.encyclopedic if s not in recipe.sources]):
-            raise ValueError(f"stages.safety.encyclopedic has {unknown[0]!r}, which is no source")
+    safety = recipe.stages.safety
+    if safety is not None and (unknown := [name for name in safety.encyclopedic if name not in recipe.sources]):
+        raise ValueError(f"stages.safety.encyclopedic has {unknown[0]!r}, which is no source")
     decontamination = recipe.stages.decontamination
     if decontamination is not None and not decontamination.benchmarks:
         raise ValueError("stages.decontamination.benchmarks is empty; name at least one, or leave the stage out")

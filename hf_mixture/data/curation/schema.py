@@ -98,6 +98,9 @@ def check(values: Mapping[str, Any], schema: Mapping[str, Any], what: str) -> No
 
     error = best_match(Draft202012Validator(schema).iter_errors(dict(values)))
     if error is not None:
+        if error.validator == "anyOf":
+            # What may be null is described by its other kind, which comes first.
+            error = error.context[0]
         place = ".".join(map(str, error.absolute_path)) or what
         raise ValueError(f"{place}: {shorten_middle(error.message, 300)}{_nearest(error)}")
 

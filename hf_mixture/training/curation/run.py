@@ -55,6 +55,8 @@ def curate_recipe(
         push = recipe.recipe.publish.repo_id
         if push is None:
             raise ValueError("--push names no repository, and the recipe has no publish.repo_id; give one of them")
+    if push is not None:
+        _check_repository(push)
     print(describe(recipe), flush=True)
     if dry_run:
         return {}
@@ -66,6 +68,16 @@ def curate_recipe(
     curated = curate(None, recipe.recipe, output_dir=journal.folder / "curated", num_proc=num_proc, resume=True)
     _tell(curated, recipe, push)
     return _train_all(recipe, curated, journal, command)
+
+
+def _check_repository(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"the repository to publish to is {name!r}: {error}") from None
 
 
 def describe(recipe: CurateRecipe) -> str:

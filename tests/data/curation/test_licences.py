@@ -21,6 +21,7 @@ from hf_mixture.data.curation.tiers import assign_tier
 
 NOTICE = "This article is licensed under CC BY-SA 4.0"
 PROSE = "The river rose in spring, and the mill at its bend stood still for a week. "
+KINDS = ("BY", "BY-SA", "BY-ND", "BY-NC", "BY-NC-SA", "BY-NC-ND")
 TEXTS = [row["text"] for row in labelled() if "text" in row]
 
 
@@ -193,3 +194,38 @@ def test_a_text_of_many_names_takes_time_in_proportion() -> None:
 )
 def test_normal_forms(name: str, expected: str | None) -> None:
     assert normalise_licence(name) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "()license",
+        "MIT AND ()",
+        "(()",
+        "( AND MIT",
+        "( OR license )",
+        "MIT WITH ()",
+        "()" * 60 + "gpl",
+    ],
+)
+def test_a_malformed_expression_states_nothing(text: str) -> None:
+    assert normalise_licence(text) is None
+    assert assign_tier(text, file_level_provenance=True, government=False).tier is None
+    for line in (text, f"SPDX-License-Identifier: {text}", f"{PROSE * 10}SPDX-License-Identifier: {text}"):
+        finding = find_licences(line, header=text, card=text)
+        assert assign_tier(finding, file_level_provenance=True, government=False).tier is None
+
+
+@pytest.mark.parametrize(
+    "statement", ["This program is licensed under the GPL-3.0.\n\n", "Licensed under the GPL-3.0, "]
+)
+def test_a_licence_counts_however_often_it_is_stated(statement: str) -> None:
+    finding = find_licences(statement * 60)
+    assert finding.spdx == "GPL-3.0-only"
+    assert assign_tier(finding, file_level_provenance=True, government=True).tier is None
+    assert find_licences(f"{NOTICE}.\n\n" * 60, header="MIT").spdx == "CC-BY-SA-4.0 AND MIT"
+    names_of_many = [f"CC {kind} {version}" for kind in KINDS for version in ("2.0", "2.5", "3.0", "4.0")]
+    grants = "".join(f"This text is licensed under {name}.\n\n" for name in names_of_many)
+    finding = find_licences(grants)
+    assert len(finding.spdx or "") > 400
+    assert assign_tier(finding, file_level_provenance=True, government=True).tier is None

@@ -65,6 +65,12 @@ def test_what_is_fine_has_no_fault() -> None:
         assert Reader(columns=COLUMNS)(row(value)).fault is None
 
 
+def test_other_columns_are_written_whatever_their_keys_are() -> None:
+    odd = {"text": "fine", "a": {1: 2, "b": 3}, "c": [{(1, 2): {None: 4, "d": 5}}]}
+    meta = Reader(columns={"text": "text"})(odd).meta
+    assert json.loads(meta) == {"a": {"1": 2, "b": 3}, "c": [{"(1, 2)": {"None": 4, "d": 5}}]}
+
+
 def test_rows_without_an_id_are_named_by_their_content() -> None:
     read = Reader(columns={"text": "text"})
     assert read({"text": "a", "n": 1}).id == read({"n": 1, "text": "a"}).id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,34 @@ def test_any_material_is_read_without_fault(text: str) -> None:
         text=text,
         headers={"x-robots-tag": text},
     )
+
+
+@pytest.mark.parametrize("url", ["http://[", "//[", "http://[::1]:x/", "http://\u2100.com/", "\0", ""])
+def test_an_address_that_cannot_be_read_is_the_root_of_its_site(url: str) -> None:
+    robots_txt, tdmrep = "User-agent: GPTBot\nDisallow: /", '[{"location": "/", "tdm-reservation": 1}]'
+    assert not RULES.check(url, headers={"a": "b"}).reserved
+    assert RULES.check(url, robots_txt=robots_txt).reserved
+    assert RULES.check(url, tdmrep=tdmrep).reserved
+    assert RULES.check(url, ai_txt="User-agent: *\nDisallow: /").reserved
+
+
+@pytest.mark.parametrize("declaration", ["<![foo[", "<![if noai]", "<![CDATA[", "<![", "<!DOCTYPE [", "<!x["])
+def test_a_declaration_that_html_does_not_have_hides_nothing(declaration: str) -> None:
+    html = f'{declaration} x><meta name="robots" content="noai">'
+    assert RULES.check(PAGE, html=html).reasons == ("meta tag: noai",)
+
+
+@given(st.text("/ab*", max_size=12), st.booleans(), st.text("/ab", max_size=12))
+def test_locations_fit_as_their_regular_expressions_do(location: str, ends: bool, path: str) -> None:
+    pattern = ".*".join(map(re.escape, location.split("*"))) + ("$" if ends else "")
+    tdmrep = json.dumps([{"location": location + "$" * ends, "tdm-reservation": 1}])
+    reserved = RULES.check(f"http://example.org/{path}", tdmrep=tdmrep).reserved
+    assert reserved == (re.match(pattern, f"/{path}") is not None)
+
+
+def test_a_location_of_many_stars_takes_time_in_proportion() -> None:
+    tdmrep = json.dumps([{"location": "/" + "*a" * 30 + "*x", "tdm-reservation": 1}])
+    assert not RULES.check("https://example.org/" + "a" * 400, tdmrep=tdmrep).reserved
 
 
 def test_rules_of_the_user(tmp_path: Path) -> None:

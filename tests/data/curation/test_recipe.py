@@ -69,6 +69,8 @@ def objects(part: Any, path: str = "") -> list[tuple[str, dict[str, Any]]]:
         ({"mixture": {"weights": {"a": 1}}}, r"differ in \['b'\]"),
         ({"mixture": {"weights": {"a": 0, "b": 0}}}, "weights"),
         ({"mixture": {"weights": {"a": 1, "b": 1}, "unit": "words"}}, r"mixture\.unit|'words' is not one of"),
+        ({"output_dir": 5}, "^output_dir: 5 is not of type 'string'$"),
+        ({"mixture": 5}, "^mixture: 5 is not of type 'object'$"),
         ({"shard_rows": 0}, "shard_rows: 0 is less than"),
         ({"packing": {"within": ["licence"]}}, "'licence' is not one of"),
     ],

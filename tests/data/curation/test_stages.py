@@ -59,6 +59,8 @@ def test_inclusion_without_an_address_uses_the_source_as_the_domain(inclusion: I
         {"robots_txt": "User-agent: GPTBot\nDisallow: /"},
         {"http_headers": '{"TDM-Reservation": "1"}'},
         {"http_headers": "Content-Type: text/html\nTDM-Reservation: 1"},
+        {"http_headers": '{"X-Robots-Tag": ["noai", "nofollow"]}'},
+        {"http_headers": "X-Robots-Tag: noai\nX-Robots-Tag: nofollow"},
         {"html_head": '<meta name="robots" content="noai">'},
         {"tdmrep": '[{"location": "/*", "tdm-reservation": 1}]'},
         {"text": f"{PROSE} All rights for text and data mining are reserved by the publisher."},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,14 @@ def test_a_policy_of_the_user(tmp_path: Path) -> None:
 def test_a_wrong_policy_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TierPolicy.from_file(edited(tmp_path, **changes))
+
+
+def test_a_policy_with_a_key_twice_is_refused(tmp_path: Path) -> None:
+    text = files("hf_mixture.data.curation.rules").joinpath("tier_policy.yaml").read_text("utf-8")
+    path = tmp_path / "policy.yaml"
+    path.write_text(text.replace("classes:\n", "classes:\n  permissive: {accept: false, report: false}\n", 1), "utf-8")
+    with pytest.raises(ValueError, match=r"policy.yaml is not valid YAML \(the key 'permissive' occurs twice"):
+        TierPolicy.from_file(path)
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def test_mistakes_are_said_before_anything_is_written(tmp_path: Path, capsys: py
         (["--training.arguments.max_steps", "0"], "max_steps is 0"),
         (["--training.held_out", "0.7"], "must lie in (0, 0.5)"),
         (["--push"], "the recipe has no publish.repo_id"),
+        (["--push", "me//text"], "the repository to publish to is 'me//text': Repo id must be"),
         (["--sources.plain.path", str(tmp_path / "absent.jsonl")], "absent.jsonl"),
     ):
         assert main(["curate", str(path), *words]) == 2
@@ -92,6 +94,19 @@ def test_mistakes_are_said_before_anything_is_written(tmp_path: Path, capsys: py
     assert not list((tmp_path / "run").glob("curated/*"))
     assert main(["train", str(path)]) == 2
     assert "hf-mixture curate" in capsys.readouterr().err
+
+
+def test_the_command_that_continues_has_every_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_mixture.data.curation.pipeline._Run.process", stop)
+    words = ["curate", str(recipe(tmp_path)), "--num-proc", "2", "--push", "me/text"]
+    assert main(words) == 130
+    said = f"interrupted; continue with: {shlex.join(['hf-mixture', *words, '--resume'])}\n"
+    assert capsys.readouterr().err.endswith(said)
 
 
 def test_models_of_the_strictest_tier_and_of_all_tiers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -67,7 +68,7 @@ def normalise_licence(text: str) -> str | None:
     pieces = _pieces(text)
     if pieces is None:
         return None
-    return _simplify(" ".join(pieces))
+    return simplify(" ".join(pieces))
 
 
 def _same_twice(name: str, abbreviation: str) -> str | None:
@@ -205,16 +206,34 @@ def _full_name(folded: str) -> str | None:
     )
 
 
+def all_of(licences: Iterable[str]) -> str | None:
+    """Return the normalised expression by which every one of several has to be acceptable; None when there is none.
+
+    Args:
+        licences: Normalised expressions, each as often as it was stated.
+    """
+    return simplify(" AND ".join(f"({licence})" for licence in dict.fromkeys(licences)))
+
+
 @lru_cache(maxsize=16384)
-def _simplify(expression: str) -> str | None:
-    library = require("license_expression", used_for="reading licence expressions", extra="curation")
+def simplify(expression: str) -> str | None:
+    """Return the simplest form of an expression over normalised keys, of any length; None when it is malformed."""
     try:
-        parsed = _licensing().parse(expression)
-    except (library.ExpressionError, library.ExpressionParseError):
+        parsed = parse(expression)
+    except ValueError:
         return None
     return str(parsed.simplify().render()) if parsed is not None else None
 
 
 def parse(expression: str) -> Any:
-    """Return the tree of a normalised expression, of `license_expression`."""
-    return _licensing().parse(expression)
+    """Return the tree of a normalised expression, of `license_expression`.
+
+    Raises:
+        ValueError: The expression is malformed.
+    """
+    library = require("license_expression", used_for="reading licence expressions", extra="curation")
+    try:
+        return _licensing().parse(expression)
+    except (library.ExpressionError, library.ExpressionParseError, AssertionError, IndexError) as error:
+        # Brackets that hold nothing, or begin with an operator, fail inside the parser that the library stands on.
+        raise ValueError(f"{expression!r} is not a licence expression; correct it") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_mixture.data.curation.licences.expressions import normalise_licence
+from hf_mixture.data.curation.licences.expressions import all_of, normalise_licence
 from hf_mixture.data.curation.licences.finding import LicenceFinding, Notice, Origin
 from hf_mixture.data.curation.licences.notices import read_notices, restriction_of
 from hf_mixture.data.curation.licences.prefilter import may_state_licence
@@ -71,11 +71,11 @@ def find_licences(
     ]
     tagged = [(notice, sure) for notice, sure in own if notice.kind in ("tag", "link")]
     if (spdx := stated["header"][0]) is not None:
-        spdx = normalise_licence(" AND ".join(f"({part})" for part in [spdx, *(n.spdx or "" for n, _ in own)]))
+        spdx = all_of([spdx, *(notice.spdx or "" for notice, _ in own)])
         return LicenceFinding(spdx, "header", 1.0, restrictive=restrictive, notices=kept)
     if own:
         first, sure = max(tagged or own, key=lambda item: item[1])
-        spdx = normalise_licence(" AND ".join(f"({notice.spdx})" for notice, _ in own))
+        spdx = all_of(notice.spdx or "" for notice, _ in own)
         return LicenceFinding(
             spdx, "header" if tagged else "text", sure, (first.start, first.end), first.text, "text", restrictive, kept
         )
@@ -112,7 +112,7 @@ def _read_statement(statement: str | None) -> tuple[str | None, str | None]:
     restrictive = next(
         (notice.restrictive for notice in notices if notice.restrictive and notice.scope != "media"), None
     )
-    return normalise_licence(" AND ".join(f"({spdx})" for spdx in own)) if own else None, restrictive
+    return all_of(own), restrictive
 
 
 def _refusal(spdx: str) -> str | None:
@@ -126,7 +126,7 @@ def _read_statements(card: str | Sequence[str] | None) -> tuple[str | None, str 
     read = [_read_statement(statement) for statement in cards]
     licences = [spdx for spdx, _ in read if spdx is not None]
     # A card with one licence that nobody understands grants nothing.
-    spdx = normalise_licence(" AND ".join(f"({spdx})" for spdx in licences)) if len(licences) == len(cards) else None
+    spdx = all_of(licences) if len(licences) == len(cards) else None
     return spdx, next((reason for _, reason in read if reason), None)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from hf_mixture.data.curation.licences.expressions import is_version_of, normalise_licence
+from hf_mixture.data.curation.licences.expressions import is_version_of, normalise_licence, simplify
 from hf_mixture.data.curation.licences.finding import Kind, Notice, Scope
 from hf_mixture.data.curation.licences.fold import Folded, fold
 from hf_mixture.data.curation.licences.language import folded_pattern, language
@@ -193,7 +193,7 @@ def combine(group: list[Name], operators: list[str]) -> str | None:
         if index:
             parts.append(operators[index - 1])
         parts.append(name.spdx)
-    return normalise_licence(" ".join(parts))
+    return simplify(" ".join(parts))
 
 
 def _same(loose: str | None, exact: str) -> bool:
