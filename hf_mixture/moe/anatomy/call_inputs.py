@@ -7,6 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+def called_model(model: nn.Module) -> nn.Module:
+    """Return the model inside wrappers, which is called in any case: `generate` of PEFT calls no other.
+
+    Args:
+        model: A model of transformers, bare or wrapped.
+
+    Returns:
+        The outermost model of transformers; the module itself where there is none.
+    """
+    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
 
 
 def named_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
