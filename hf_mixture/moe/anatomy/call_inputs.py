@@ -53,6 +53,6 @@ def padding_mask_of(inputs: Mapping[str, Any]) -> Tensor | None:
         form = f"of shape {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(
             f"attention_mask {form} does not say which tokens are padding; pass the mask [batch, positions] with 1 at "
-            "tokens and 0 at padding"
+            "tokens and 0 at padding, and generate without a static cache, for which transformers makes another mask"
         )
     return mask
