@@ -60,7 +60,7 @@ class NestedExperts(NestedModule):
 
 
 def _empty_experts(stock: type[nn.Module]) -> nn.Module:
-    made = nested_class(stock)
+    made = nested_class(stock)  # type: ignore[arg-type]
     return made.__new__(made)
 
 

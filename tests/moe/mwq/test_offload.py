@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import errno
 import os
+import pickle
 import random
 
 import pytest
