@@ -284,7 +284,8 @@ def _check_state(dense_model: PreTrainedModel, empty: Any, state: Mapping[str, T
     expected = empty.state_dict()
     for name in [*expected, *state]:
         if name not in state or name not in expected or state[name].shape != expected[name].shape:
+            has, lacks = (empty, dense_model) if name in expected else (dense_model, empty)
             raise ValueError(
-                f"{name} of {type(empty).__name__} has no counterpart in the dense {type(dense_model).__name__}: "
-                "biases, adapters or quantised weights cannot be carried over"
+                f"{name} of {type(has).__name__} has no counterpart in {type(lacks).__name__}: biases, adapters or "
+                "quantised weights cannot be carried over"
             )
