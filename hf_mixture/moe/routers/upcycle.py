@@ -160,6 +160,9 @@ def build_moe(
         empty = AutoModelForCausalLM.from_config(config)
     routers = find_routers(empty)
     dense = dense_model.state_dict()
+    for name, tensor in dense.items():
+        if tensor.is_meta:
+            raise ValueError(f"{name} is on the device 'meta', that is offloaded; load the whole model into memory")
     names = {name: _mlp_names(name) for name in (router.path for router in routers)}
     rest = {name: tensor for name, tensor in dense.items() if not any(name in mlp for mlp in names.values())}
     state = {name: tensor.clone() for name, tensor in rest.items()}
