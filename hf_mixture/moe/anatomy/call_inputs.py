@@ -7,6 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+def called_model(model: nn.Module) -> nn.Module:
+    """Return the model inside wrappers, which is called in any case: `generate` of PEFT calls no other.
+
+    Args:
+        model: A model of transformers, bare or wrapped.
+
+    Returns:
+        The outermost model of transformers; the module itself where there is none.
+    """
+    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
 
 
 def named_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,6 +53,6 @@ def padding_mask_of(inputs: Mapping[str, Any]) -> Tensor | None:
         form = f"of shape {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(
             f"attention_mask {form} does not say which tokens are padding; pass the mask [batch, positions] with 1 at "
-            "tokens and 0 at padding"
+            "tokens and 0 at padding, and generate without a static cache, for which transformers makes another mask"
         )
     return mask

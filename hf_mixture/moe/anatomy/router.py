@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -13,6 +14,25 @@ from hf_mixture.moe.anatomy.families import Layout
 from hf_mixture.moe.anatomy.outputs import read_output, replace_output
 from hf_mixture.moe.anatomy.rule import SelectionRule, UnsupportedRouterError
 from hf_mixture.moe.anatomy.selection import RouterOutput, select
+
+
+def in_memory(module: nn.Module, name: str) -> Tensor:
+    """Return a tensor of a module, also where accelerate has offloaded it to the CPU or the disk.
+
+    Hooks see a module after its forward, when what was loaded for it is gone again.
+
+    Args:
+        module: The module that owns the tensor.
+        name: Its name there.
+
+    Returns:
+        The tensor; on the device "meta" if it has no values anywhere.
+    """
+    tensor: Tensor = getattr(module, name)
+    if tensor.is_meta:
+        with align_module_device(module):
+            tensor = getattr(module, name)
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -88,7 +108,7 @@ class MoeRouter:
     @property
     def expert_scale(self) -> Tensor | None:
         """Factor of the weight of each expert [E]."""
-        return getattr(self.module, self.expert_scale_name) if self.expert_scale_name else None
+        return in_memory(self.module, self.expert_scale_name) if self.expert_scale_name else None
 
     @property
     def rewritable(self) -> bool:
@@ -114,7 +134,9 @@ class MoeRouter:
         """Route by the explicit rule, with the bias of this router: see `hf_mixture.moe.anatomy.selection.select`."""
         if self.rule is None:
             raise UnsupportedRouterError(f"{self.path} has no explicit rule: {self.reason}")
-        bias = self.bias.tensor if self.bias is not None and self.rule.bias_on == "scores" else None
+        bias = None
+        if self.bias is not None and self.rule.bias_on == "scores":
+            bias = in_memory(self.bias.module, self.bias.name)
         return select(self.rule, logits, self.top_k, bias, expert_scale=self.expert_scale, off=off, on=on, delta=delta)
 
     def observe(self, callback: Callable[[RouterOutput], None]) -> list[RemovableHandle]:

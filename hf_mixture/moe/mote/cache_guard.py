@@ -19,7 +19,7 @@ _editions = itertools.count(1)
 class CacheGuard:
     """Hooks that refuse a cache which another set of edits, or none, has filled.
 
-    They see the cache of keys and values of the module that was patched, outside compiled code.
+    They see the cache of keys and values that the model of transformers is called with, outside compiled code.
     """
 
     def __init__(self) -> None:
@@ -39,10 +39,12 @@ class CacheGuard:
         cache = given_cache(kwargs)
         if cache is None or torch.compiler.is_compiling() or not hasattr(cache, "get_seq_length"):
             return
-        mark = getattr(cache, _MARK, None)
-        if mark is None and int(cache.get_seq_length()) == 0:
+        if getattr(cache, _MARK, None) == self.edition:
+            return
+        # Also one that was filled before, and emptied with `reset`.
+        if int(cache.get_seq_length()) == 0:
             setattr(cache, _MARK, self.edition)
-        elif mark != self.edition:
+        else:
             raise ValueError(
                 f"{CACHE_NAME} was filled under other expert edits than the present ones, and would mix the two; "
                 "start with an empty cache"

@@ -34,10 +34,8 @@ def check_model(edits: ExpertEdits, found: Fingerprint) -> None:
     ):
         if stated is not None and dict(stated) != dict(actual):
             path = next(path for path in [*stated, *actual] if stated.get(path) != actual.get(path))
-            raise ValueError(
-                f"the edits are for a model with {name}={stated.get(path)} at {path}, this one has "
-                f"{actual.get(path)}; {remedy}"
-            )
+            theirs, ours = (f"{name}={values[path]}" if path in values else "no router" for values in (stated, actual))
+            raise ValueError(f"the edits are for a model with {theirs} at {path}, this one has {ours}; {remedy}")
     if edits.fingerprint is not None and edits.fingerprint != found.sha256:
         raise ValueError(
             f"the edits are for other router weights (fingerprint {edits.fingerprint[:19]}..., the model has "

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hf_mixture.moe.anatomy import MoeRouter, find_routers
+from hf_mixture.moe.anatomy.router import in_memory
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def fingerprint_of(model: nn.Module, routers: Sequence[MoeRouter] | None = None)
     digest = hashlib.sha256()
     for router in sorted(routers, key=lambda router: router.path):
         digest.update(f"{router.path} {router.num_experts} {router.top_k}\n".encode())
-        digest.update(_bytes(_weight_of(router)))
+        digest.update(_weight_bytes(router))
     return Fingerprint(
         model_type=model_type_of(model),
         num_experts={router.path: router.num_experts for router in routers},
@@ -84,13 +85,14 @@ def model_type_of(model: nn.Module) -> str | None:
     return None if found is None else str(found)
 
 
-def _weight_of(router: MoeRouter) -> Tensor | None:
-    return router.weight
-
-
-def _bytes(weight: Tensor | None) -> bytes:
-    if weight is None:
+def _weight_bytes(router: MoeRouter) -> bytes:
+    if router.weight_module is None:
         return b"no weight\n"
-    rounded = weight.detach().to(device="cpu", dtype=torch.bfloat16) if weight.is_floating_point() else weight.cpu()
+    weight = in_memory(router.weight_module, "weight").detach()
+    if weight.is_meta:
+        raise ValueError(
+            f"{router.weight_path} has no values (device 'meta'), so the model has no fingerprint; load its weights"
+        )
+    rounded = weight.to(device="cpu", dtype=torch.bfloat16) if weight.is_floating_point() else weight.cpu()
     data: bytes = rounded.contiguous().view(torch.uint8).numpy().tobytes()
     return data

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixture.moe.anatomy import BoundToRouter, MoeRouter
+from hf_mixture.moe.anatomy.call_inputs import called_model
 from hf_mixture.moe.mote.cache_guard import CacheGuard
 from hf_mixture.moe.mote.interceptor import InterceptedForward
 from hf_mixture.moe.mote.masks import RouterMasks
@@ -166,7 +167,7 @@ def guard_caches(model: nn.Module) -> None:
     for guard in guards:
         guard.renew()
     if not guards:
-        CacheGuard().install(model)
+        CacheGuard().install(called_model(model))
 
 
 def remove_patches(model: nn.Module) -> None:

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from hf_mixture._compat.caches import given_cache
 from hf_mixture._compat.experts import interface_problem
 from hf_mixture.moe.anatomy import MoeRouter, RouterOutput, UnsupportedRouterError, find_routers
-from hf_mixture.moe.anatomy.call_inputs import named_inputs, padding_mask_of
+from hf_mixture.moe.anatomy.call_inputs import called_model, named_inputs, padding_mask_of
 from hf_mixture.moe.anatomy.rule import scores_of
 from hf_mixture.moe.mote.resonance_maps import FtriMaps, ModelFacts, facts_of
 from hf_mixture.moe.mote.token_slices import TokenBatch, TokenSlice, check_slice, chosen_tokens, slice_name
@@ -87,7 +87,7 @@ class FtriCollector:
         if statistic == "norm":
             _check_experts(self.routers)
         self.statistic, self.tokens = statistic, tokens
-        self._model = _bare(model)
+        self._model = called_model(model)
         self._eos = _eos_of(self._model, eos_token_id)
         self._handles: list[RemovableHandle] = []
         self._counts: list[list[Tensor]] = []
@@ -274,13 +274,6 @@ class FtriCollector:
     def _add(self, sums: list[list[Tensor]], place: int, cells: Tensor, amounts: Tensor) -> None:
         total = sums[place][-1] = sums[place][-1].to(cells.device)
         total.view(-1).index_add_(0, cells.reshape(-1), amounts.reshape(-1).to(total.dtype))
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    """The model inside wrappers, since `generate` of a wrapper calls the forward of what it wraps."""
-    from transformers import PreTrainedModel
-
-    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
 
 
 def _scores(router: MoeRouter, logits: Tensor) -> Tensor:

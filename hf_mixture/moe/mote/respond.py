@@ -84,6 +84,10 @@ def respond(model: Any, tokenizer: Any, prompts: Sequence[Prompt], *, max_new_to
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
+        # Whatever the generation configuration says, also of caches, whose kind may hide which positions are padding.
+        num_return_sequences=1,
+        cache_implementation="dynamic",
+        return_dict_in_generate=False,
         # Settings for sampling in the generation configuration would only be warned about.
         temperature=None,
         top_p=None,

@@ -29,6 +29,7 @@ class NestedExperts(NestedModule):
     mwq_policy: BitPolicy | None
     mwq_runtime: Any
     mwq_layer: int
+    mwq_stock_class: type[nn.Module]
     config: Any
     num_experts: int
 
@@ -51,6 +52,16 @@ class NestedExperts(NestedModule):
             result: Tensor = offload(self, hidden_states, top_k_index, top_k_weights)
             return result
         return run_experts(self, hidden_states, top_k_index, top_k_weights)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class is made for one stock class and has no name that pickle could look up.
+        reduced: Any = super().__reduce_ex__(protocol)
+        return (_empty_experts, (type(self).mwq_stock_class,), *reduced[2:])
+
+
+def _empty_experts(stock: type[nn.Module]) -> nn.Module:
+    made = nested_class(stock)  # type: ignore[arg-type]
+    return made.__new__(made)
 
 
 def matrix_names(experts: Any) -> tuple[str, str]:

@@ -52,6 +52,12 @@ class OffloadRuntime:
         # Files, memory and the loader are shared by copies of a model, as the planes on disk are.
         return self
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "a model with experts on disk cannot be pickled, because its files are open in this process; load its "
+            'folder with experts_implementation="mwq_offload" in the other one'
+        )
+
     def use_cache(self, cache: ExpertCache) -> None:
         """Replace the cache.
 

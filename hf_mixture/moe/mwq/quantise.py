@@ -101,6 +101,12 @@ def quantise_experts(
     if compensation is not None and batches is None:
         raise ValueError(f"compensation={compensation!r} needs the inputs of the experts; give batches")
     matrices = [(f"{path}.{name}", module, name) for path, module in targets.items() for name in weights_of(module)]
+    for full_name, module, name in matrices:
+        if getattr(module, name).is_meta:
+            raise ValueError(
+                f"{full_name} is on the device 'meta', that is offloaded; load the whole model into memory, or "
+                "quantise it while it is loaded: from_pretrained(folder, quantization_config=MwqConfig(...))"
+            )
     total = sum(getattr(module, name).numel() for _, module, name in matrices)
     fitted: dict[str, NestedPlanes] = {}
     with tqdm(total=total, unit="weight", unit_scale=True, desc="Quantising", delay=2) as bar:

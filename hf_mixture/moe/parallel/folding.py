@@ -110,7 +110,7 @@ class FoldingPlan:
         Raises:
             ValueError: If experts, heads, inner sizes or layers do not divide; the nearest layout that works is named.
         """
-        self._refuse(self._model_problem(config), lambda plan: plan._model_problem(config) is None)
+        self._refuse(self.model_problem(config), lambda plan: plan.model_problem(config) is None)
 
     def device_meshes(self, device_type: str) -> tuple[DeviceMesh, DeviceMesh]:
         """The meshes of attention (pp, dp, cp, tp) and of experts (pp, edp, ep, etp), over the same ranks.
@@ -217,7 +217,15 @@ class FoldingPlan:
             return f"etp={self.etp} x ep={self.ep} x pp={self.pp} = {expert} does not divide the {self.world} ranks"
         return None
 
-    def _model_problem(self, config: Any) -> str | None:
+    def model_problem(self, config: Any) -> str | None:
+        """Say why a model does not divide over the plan.
+
+        Args:
+            config: Configuration of a sparse model of transformers.
+
+        Returns:
+            The reason, or None if it does.
+        """
         text = config.get_text_config()
         counts = {
             "experts": (_first(text, "num_local_experts", "num_experts", "n_routed_experts"), "ep", self.ep),

@@ -124,6 +124,8 @@ def plan_folding(
     shape = shape_of(config)
     candidates = []
     for plan in plans_of(shape, cluster.num_gpus, "folding", sequence):
+        if plan.model_problem(config) is not None:
+            continue
         best = best_of_plan(
             shape,
             plan,

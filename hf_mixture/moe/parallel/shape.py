@@ -60,7 +60,8 @@ class ModelShape:
 def shape_of(config: Any) -> ModelShape:
     """Read the sizes of a sparse model of transformers.
 
-    Layers without experts are counted as if they had some: few families have more than one or two.
+    Every layer is counted as if it had attention and experts: right to a few percent where the first layers are dense
+    (DeepSeek-V3), and far too many experts where they are in every other layer (Jamba) or fewer.
 
     Args:
         config: Its configuration.

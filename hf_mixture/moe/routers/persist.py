@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_mixture._compat.experts import skip_padding
 from hf_mixture._compat.model_init import keep_float32
-from hf_mixture.moe.anatomy import find_routers
+from hf_mixture.moe.anatomy import UnsupportedRouterError, find_routers
 from hf_mixture.moe.router_loading import CONFIG_KEY
 from hf_mixture.moe.routers.base import RegistryRouter
 from hf_mixture.moe.routers.context import contexts_of
@@ -73,8 +73,14 @@ def restore_routers(model: PreTrainedModel) -> None:
 
     Raises:
         ValueError: If the configuration names an unknown router or options it cannot have.
-        UnsupportedRouterError: If the model has no routers, or routers that cannot be replaced.
+        UnsupportedRouterError: If the model has no routers, or routers that cannot be replaced, or expert parallelism
+            that does not suit the new ones.
     """
+    _restore(model)
+    _check_spread(model)
+
+
+def _restore(model: PreTrainedModel) -> None:
     # The models inside this one have restored their routers, and only need to be told of its batches.
     for context in contexts_of(model):
         context.attach(model)
@@ -94,3 +100,18 @@ def restore_routers(model: PreTrainedModel) -> None:
             skip_padding(old.experts)
         keep_float32(model, made.float32_tensors)
     attach_contexts(model, new, info.context)
+
+
+def _check_spread(model: PreTrainedModel) -> None:
+    """Refuse expert parallelism that takes the index E, no expert, for one."""
+    spread: Any = getattr(model.config, "distributed_config", None)
+    # The experts of a rank skip the choices that are not theirs, and so those that are none.
+    if getattr(spread, "ep_size", 1) == 1 or spread.ep_implementation == "all_reduce":
+        return
+    for module in model.modules():
+        if isinstance(module, RegistryRouter) and module.pads:
+            raise UnsupportedRouterError(
+                f"the router {module.info.name!r} gives some tokens fewer experts than others, and expert parallelism "
+                f"(ep_size={spread.ep_size}, ep_implementation={spread.ep_implementation!r}) sends every choice to an "
+                "expert; load the model without ep_size, or with ep_implementation='all_reduce' and tp_size=ep_size"
+            )

@@ -52,8 +52,9 @@ class SwitchRouter(LinearRouter):
     Args:
         shape: Numbers of experts, of hidden features and of choices.
         jitter: In training the hidden states are multiplied by uniform draws from [1 - jitter, 1 + jitter].
-        capacity_factor: An expert takes at most ceil(capacity_factor T / E) of the T tokens of a forward; None for no
-            limit.
+        capacity_factor: In training an expert takes at most ceil(capacity_factor T / E) of the T tokens of a forward;
+            None for no limit. Evaluation has none: what a token gets would depend on the rest of its batch, and
+            generation with a cache would differ from generation without.
         bias: Whether the logits have a bias.
     """
 
@@ -77,6 +78,6 @@ class SwitchRouter(LinearRouter):
         if self.training and self.jitter:
             hidden = hidden * torch.empty_like(hidden).uniform_(1 - self.jitter, 1 + self.jitter)
         capacity = None
-        if self.capacity_factor is not None:
+        if self.training and self.capacity_factor is not None:
             capacity = math.ceil(self.capacity_factor * hidden.shape[0] / self.num_experts)
         return route_switch(self.logits(hidden), capacity=capacity)

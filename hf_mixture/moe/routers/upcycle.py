@@ -160,6 +160,9 @@ def build_moe(
         empty = AutoModelForCausalLM.from_config(config)
     routers = find_routers(empty)
     dense = dense_model.state_dict()
+    for name, tensor in dense.items():
+        if tensor.is_meta:
+            raise ValueError(f"{name} is on the device 'meta', that is offloaded; load the whole model into memory")
     names = {name: _mlp_names(name) for name in (router.path for router in routers)}
     rest = {name: tensor for name, tensor in dense.items() if not any(name in mlp for mlp in names.values())}
     state = {name: tensor.clone() for name, tensor in rest.items()}
@@ -284,7 +287,8 @@ def _check_state(dense_model: PreTrainedModel, empty: Any, state: Mapping[str, T
     expected = empty.state_dict()
     for name in [*expected, *state]:
         if name not in state or name not in expected or state[name].shape != expected[name].shape:
+            has, lacks = (empty, dense_model) if name in expected else (dense_model, empty)
             raise ValueError(
-                f"{name} of {type(empty).__name__} has no counterpart in the dense {type(dense_model).__name__}: "
-                "biases, adapters or quantised weights cannot be carried over"
+                f"{name} of {type(has).__name__} has no counterpart in {type(lacks).__name__}: biases, adapters or "
+                "quantised weights cannot be carried over"
             )

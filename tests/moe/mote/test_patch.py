@@ -6,16 +6,18 @@ import copy
 import itertools
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate import dispatch_model
+from accelerate import disk_offload, dispatch_model
 from moe_families import build_tiny_moe
 from mote_runs import draw_edits, observe_run
+from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
 
 from hf_mixture._compat.caches import CACHE_NAME, returned_cache
 from hf_mixture.moe.anatomy import UnsupportedRouterError, find_routers
@@ -69,9 +71,17 @@ def signed_for(family: str, **overrides: Any) -> ExpertEdits:
     ("make", "options", "message"),
     [
         (lambda: signed_for("mixtral"), {}, "are for model_type='mixtral', the model is 'qwen3_moe'"),
-        (lambda: signed_for("qwen3_moe", num_experts=12), {}, "for a model with num_experts=12 at .* has 8"),
-        (lambda: signed_for("qwen3_moe", top_k=3), {}, "for a model with top_k=3 at .* has 2"),
-        (lambda: signed_for("qwen3_moe", num_hidden_layers=5), {}, r"num_experts=8 at model\.layers\.4.* has None"),
+        (
+            lambda: signed_for("qwen3_moe", num_experts=12),
+            {},
+            "for a model with num_experts=12 at .* has num_experts=8;",
+        ),
+        (lambda: signed_for("qwen3_moe", top_k=3), {}, "for a model with top_k=3 at .* has top_k=2;"),
+        (
+            lambda: signed_for("qwen3_moe", num_hidden_layers=5),
+            {},
+            r"num_experts=8 at model\.layers\.4.* has no router;",
+        ),
         (lambda: signed_for("qwen3_moe", seed=1), {}, "are for other router weights .*check_fingerprint=False"),
         (lambda: edits_of((GATES[0], 0, "off"), (GATES[1], 8, "off")), {}, "expert=8 .* has the experts 0 to 7"),
         (lambda: edits_of(("model.layers.9.mlp.gate", 0, "off")), {}, r"no router .*nearest .* 'model\.layers\.\d"),
@@ -337,6 +347,48 @@ def test_a_cache_of_other_edits_is_refused_and_a_new_one_is_not(qwen: Any, name:
             go_on(own)
         go_on(fill())
     go_on(stock)
+
+
+def test_a_cache_that_was_emptied_is_a_new_one(qwen: Any) -> None:
+    static = StaticCache(config=qwen.model.config, max_cache_len=16)
+    dynamic = DynamicCache(config=qwen.model.config)
+    with tune_experts(qwen.model, OFF) as handle, torch.no_grad():
+        for cache in (static, dynamic):
+            qwen.model(**qwen.inputs, past_key_values=cache)
+            handle.set(edits_of((GATES[0], 1, "off")))
+            with pytest.raises(ValueError, match="start with an empty cache"):
+                qwen.model(**qwen.inputs, past_key_values=cache)
+            cache.reset()
+            logits = qwen.model(**qwen.inputs, past_key_values=cache).logits
+            torch.testing.assert_close(logits, logits_of(qwen), rtol=0, atol=1e-5)
+
+
+def test_a_cache_of_other_edits_is_refused_inside_an_adapter_too(qwen: Any) -> None:
+    """`generate` of PEFT calls the model that it wraps."""
+    ids = qwen.inputs["input_ids"][:1]
+    wrapped = get_peft_model(qwen.model, LoraConfig(target_modules=["q_proj"]))
+    stock = wrapped(input_ids=ids[:, :5], use_cache=True).past_key_values
+    with tune_experts(wrapped, OFF), pytest.raises(ValueError, match="filled under other expert edits"):
+        wrapped.generate(input_ids=ids, past_key_values=stock, max_new_tokens=2, pad_token_id=0)
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3", "laguna", "gemma4_text"])
+def test_edits_of_offloaded_models(family: str, tmp_path: Path) -> None:
+    """Weights and biases of offloaded routers have no storage but while the forward of their module runs."""
+    tiny = build_tiny_moe(family)
+    edits = draw_edits(find_routers(tiny.model), np.random.default_rng(3), ops=["off", "scale"]).signed(tiny.model)
+    with tune_experts(tiny.model, edits):
+        expected = logits_of(tiny)
+    disk_offload(tiny.model, str(tmp_path), offload_buffers=True, execution_device="cpu")
+    assert find_routers(tiny.model)[-1].weight.is_meta
+    with tune_experts(tiny.model, edits):
+        torch.testing.assert_close(logits_of(tiny), expected, rtol=0, atol=1e-5)
+
+
+def test_a_model_without_values_has_no_fingerprint(qwen: Any) -> None:
+    edits = OFF.signed(qwen.model)
+    with pytest.raises(ValueError, match=r"layers\.0\.mlp\.gate\.weight has no values .*load its weights"):
+        tune_experts(qwen.model.to("meta"), edits)
 
 
 class Counter:

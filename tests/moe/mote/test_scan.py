@@ -98,6 +98,18 @@ def test_chats_go_through_the_template() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
 
 
+def test_the_generation_configuration_does_not_matter() -> None:
+    model, texts = tiny_model(), prompts(6)
+    arguments: dict[str, Any] = {"behaviour": by_first_word, "max_new_tokens": 3, "progress": False}
+    found = scan_prompts(model, TOKENIZER, texts, **arguments)
+    model.generation_config.update(
+        cache_implementation="static", do_sample=True, num_return_sequences=2, return_dict_in_generate=True
+    )
+    again = scan_prompts(model, TOKENIZER, texts, **arguments)
+    assert list(again.responses) == list(found.responses)
+    assert np.array_equal(again.maps.counts, found.maps.counts)
+
+
 def test_wrong_arguments_are_refused() -> None:
     model, texts = tiny_model(), prompts(3)
     for arguments, message in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import pickle
 import random
 
 import pytest
@@ -129,6 +130,8 @@ def test_at_a_smaller_width_only_its_files_are_read(folder, tmp_path):
 
 def test_copies_share_the_files(on_disk, expected):
     assert torch.equal(logits(copy.deepcopy(on_disk)), expected)
+    with pytest.raises(TypeError, match="load its folder with experts_implementation"):
+        pickle.dumps(on_disk)
 
 
 def test_the_page_cache_may_be_left_out(on_disk, expected):

@@ -136,6 +136,16 @@ def test_what_is_refused_changes_nothing():
         quantise_experts(model, MwqConfig(**CONFIG))
 
 
+def test_offloaded_experts_are_refused():
+    model = full_model()
+    model.model.layers[1].to("meta")
+    with pytest.raises(
+        ValueError, match=r"layers\.1\.mlp\.experts\.gate_up_proj is on the device 'meta'.*from_pretrained"
+    ):
+        quantise_experts(model, MwqConfig(**CONFIG))
+    assert not nested_experts(model)
+
+
 def test_modules_can_be_left_out():
     model = full_model()
     quantise_experts(model, MwqConfig(**CONFIG, modules_to_not_convert=["layers.0.mlp.experts"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,12 @@ def test_copies_save_themselves(folders, tmp_path):
     twin.save_pretrained(tmp_path)
     assert bool((logits(AutoModelForCausalLM.from_pretrained(tmp_path)) == 0).all())
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folders / "nested")), logits(model))
+
+
+def test_models_pickle(folders):
+    model = AutoModelForCausalLM.from_pretrained(folders / "linears")
+    again = pickle.loads(pickle.dumps(model))  # noqa: S301 - its own
+    assert torch.equal(logits(again), logits(model))
 
 
 def test_linear_layers_are_nested_but_for_head_and_routers(folders):

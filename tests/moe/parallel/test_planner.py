@@ -229,6 +229,15 @@ def test_long_contexts_were_not_fitted_and_are_near():
         assert max(found) == pytest.approx(cell["mfu"], rel=0.1)
 
 
+def test_plans_divide_the_model():
+    """20 attention heads do not divide over 8 ranks, although their columns do."""
+    config = Qwen3MoeConfig(num_attention_heads=20, num_key_value_heads=4, head_dim=128, num_hidden_layers=4)
+    found = plan_folding(config, cluster_of("h100", 8), sequence=4096, global_batch=64)
+    assert {candidate.mapping.plan.tp for candidate in found.candidates} == {1, 2, 4}
+    for candidate in found.candidates:
+        candidate.mapping.plan.check_model(config)
+
+
 def test_context_parallelism_is_for_long_sequences():
     shape = shape_of(MixtralConfig())
     assert {plan.cp for plan in plans_of(shape, 64, "folding")} == {1}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from moe_families import build_tiny_moe
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3MoeForCausalLM, Qwen3MoeModel
+from transformers.distributed import DistributedConfig
 
 from hf_mixture.moe.anatomy import UnsupportedRouterError, find_routers
 from hf_mixture.moe.router_loading import register_router_loading
@@ -174,6 +175,18 @@ def test_a_family_without_the_contract_refuses_the_key():
     config.moe_router = {"format": 1, "name": "cosine", "options": {}}
     with pytest.raises(UnsupportedRouterError, match="dense_scores"):
         AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("implementation", ["all_to_all", "auto", "fssdp", "folded", "capacity"])
+def test_expert_parallelism_that_sends_every_choice_to_an_expert_is_refused(implementation):
+    """It would take the index E, no expert, for one, in the middle of its collectives."""
+    config = copy.deepcopy(build_tiny_moe("qwen3_moe").model.config)
+    config.distributed_config = DistributedConfig(ep_size=2, fsdp_size=2, ep_implementation=implementation)
+    config.moe_router = {"format": 1, "name": "top_p", "options": {}}
+    with pytest.raises(UnsupportedRouterError, match=f"'top_p' gives some tokens .*{implementation}.*'all_reduce'"):
+        Qwen3MoeForCausalLM(config)
+    config.moe_router = {"format": 1, "name": "cosine", "options": {}}
+    Qwen3MoeForCausalLM(config)
 
 
 def test_removed_routers_leave_nothing_in_a_saved_model(tmp_path):

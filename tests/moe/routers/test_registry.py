@@ -134,6 +134,15 @@ def test_the_capacity_of_switch_follows_the_number_of_tokens():
     assert indices[4:].tolist() == [8] * 28
 
 
+def test_the_capacity_of_switch_is_for_training_only():
+    """Without it, no token takes a place from another of its batch."""
+    router = router_info("switch").router_class(SHAPE, capacity_factor=0.1).eval()
+    router.reset_parameters(0.5)
+    tokens = torch.randn(32, 16)
+    alone = [router.route(token[None]).indices.item() for token in tokens]
+    assert router.route(tokens).indices.flatten().tolist() == alone
+
+
 def test_the_temperature_of_cosine_has_a_lower_bound():
     router = router_info("cosine").router_class(SHAPE)
     router.reset_parameters(0.5)

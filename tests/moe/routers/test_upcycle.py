@@ -157,8 +157,10 @@ def test_models_without_a_counterpart() -> None:
     small = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     with pytest.raises(ValueError, match=r"a LlamaModel .* has no counterpart"):
         upcycle(LlamaModel(small))
-    with pytest.raises(ValueError, match=r"self_attn\.q_proj\.bias of MixtralForCausalLM has no counterpart"):
+    with pytest.raises(ValueError, match=r"self_attn\.q_proj\.bias of LlamaForCausalLM has no counterpart in Mixtral"):
         upcycle(LlamaForCausalLM(LlamaConfig(**{**small.to_dict(), "attention_bias": True})))
+    with pytest.raises(ValueError, match=r"embed_tokens\.weight is on the device 'meta', that is offloaded"):
+        upcycle(LlamaForCausalLM(small).to("meta"))
     sliding = dense_model("qwen3", use_sliding_window=True, sliding_window=6, max_window_layers=1)
     with pytest.raises(ValueError, match="layers with sliding attention"):
         upcycle(sliding)
