@@ -96,7 +96,7 @@ def check_folder(
         before = parse_yaml(saved.read_text(encoding="utf-8"), str(saved))
     # A run folder may have been moved, or be named in another way.
     different = [
-        f"{path} ({shorten(repr(old), 80)} there, {shorten(repr(new), 80)} now)"
+        f"{shorten(path, 80)} ({shorten(repr(old), 80)} there, {shorten(repr(new), 80)} now)"
         for path, old, new in _differences(before, parse_yaml(recipe_yaml))
         if path not in {"output_dir", *free}
     ]

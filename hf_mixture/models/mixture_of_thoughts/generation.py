@@ -118,7 +118,7 @@ def generate(
             before_step = cache.readers.before_step(peers)
         run = PrimaryRun(expert, model.interactions, peers, cache=cache, before_step=before_step or (lambda ids: None))
         device = writer.get_input_embeddings().weight.device
-        with active(model.mixture_number, run):
+        with active(model.mixture_id, run):
             written = writer.generate(
                 input_ids=inputs["input_ids"].to(device),
                 attention_mask=inputs["attention_mask"].to(device),

@@ -37,7 +37,7 @@ def predict(model: MixtureOfThoughtsForCausalLM, expert_inputs: ExpertInputs, ro
         inputs = {name: value[rows] for name, value in expert_inputs[expert].items()}
         peers = peers_of(model, rows, inputs["query_ends"], routing, states)
         run = PrimaryRun(expert, model.interactions, peers, inputs["attention_mask"])
-        with active(model.mixture_number, run):
+        with active(model.mixture_id, run):
             logits = call(model.experts[expert], inputs).logits
         groups.append((expert, rows, logits))
     return groups
@@ -87,7 +87,7 @@ def peer_latents(
 ) -> list[Tensor]:
     """Let one peer read tokens: for each level its latents [b, N, R]."""
     run = PeerRun(expert, model.interactions, torch.is_grad_enabled())
-    with torch.no_grad(), active(model.mixture_number, run), contextlib.suppress(EndOfReading):
+    with torch.no_grad(), active(model.mixture_id, run), contextlib.suppress(EndOfReading):
         call(model.experts[expert].base_model, inputs, cache)
     return run.latents
 

@@ -133,7 +133,7 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
         self.router = PromptRouter(features, len(experts), config.router_hidden_size, config.router_dropout)
         self.post_init()
         # Mixtures may share experts, also with one that another process has made and pickled.
-        self.mixture_number = uuid.uuid4().int
+        self.mixture_id = uuid.uuid4().hex
         self._attach(experts, prompt_encoder)
 
     @classmethod
@@ -413,11 +413,11 @@ class MixtureOfThoughtsForCausalLM(PreTrainedModel):
         for index, expert in enumerate(experts):
             keep_4bit_layout(expert)
             setattr(self, f"expert_{index}", expert.requires_grad_(False).eval())
-            expert.register_forward_pre_hook(InputHook(self.mixture_number, index), with_kwargs=True)
+            expert.register_forward_pre_hook(InputHook(self.mixture_id, index), with_kwargs=True)
             layers = decoder_layers(expert)
             ends = stack_ends(len(layers), self.config.num_levels)[: self.config.num_interactions]
             for level, end in enumerate(ends):
-                layers[end - 1].register_forward_hook(BoundaryHook(self.mixture_number, index, level))
+                layers[end - 1].register_forward_hook(BoundaryHook(self.mixture_id, index, level))
         self.prompt_encoder = None if prompt_encoder is None else prompt_encoder.requires_grad_(False).eval()
         unsplit = [set(expert._no_split_modules or ()) for expert in experts]
         self._no_split_modules = set().union(*unsplit)

@@ -46,7 +46,7 @@ def prompt_features(model: MixtureOfThoughtsForCausalLM, encoder_inputs: Mapping
 def _states_of_first(model: MixtureOfThoughtsForCausalLM, encoder_inputs: Mapping[str, Tensor]) -> Tensor:
     """Normalised states of the first expert after its first stack [B, T, F]; the rest of it need not run."""
     run = FirstStackRun(0)
-    with active(model.mixture_number, run), contextlib.suppress(EndOfReading):
+    with active(model.mixture_id, run), contextlib.suppress(EndOfReading):
         output = call(model.experts[0].base_model, encoder_inputs)
         # With one stack nobody listens.
         run.states = output.last_hidden_state

@@ -36,11 +36,11 @@ class EndOfReading(Exception):
     """Ends the forward pass of an expert after the last boundary that anyone listens to."""
 
 
-_ACTIVE: ContextVar[tuple[int, Run] | None] = ContextVar("mixture_of_thoughts_run", default=None)
+_ACTIVE: ContextVar[tuple[str, Run] | None] = ContextVar("mixture_of_thoughts_run", default=None)
 
 
 @contextlib.contextmanager
-def active(mixture: int, run: Run) -> Iterator[None]:
+def active(mixture: str, run: Run) -> Iterator[None]:
     """Let the boundary hooks of one mixture act for a run, in this thread, until the block ends."""
     token = _ACTIVE.set((mixture, run))
     try:
@@ -53,12 +53,12 @@ class BoundaryHook:
     """Forward hook of the last layer of a stack.
 
     Args:
-        mixture: Number of the mixture that the hook belongs to.
+        mixture: Identity of the mixture that the hook belongs to.
         expert: Index of the expert.
         level: Index of the stack.
     """
 
-    def __init__(self, mixture: int, expert: int, level: int) -> None:
+    def __init__(self, mixture: str, expert: int, level: int) -> None:
         self.mixture = mixture
         self.expert = expert
         self.level = level
@@ -79,11 +79,11 @@ class InputHook:
     """Forward pre-hook of an expert that tells its run the mask and the ids of each step.
 
     Args:
-        mixture: Number of the mixture that the hook belongs to.
+        mixture: Identity of the mixture that the hook belongs to.
         expert: Index of the expert.
     """
 
-    def __init__(self, mixture: int, expert: int) -> None:
+    def __init__(self, mixture: str, expert: int) -> None:
         self.mixture = mixture
         self.expert = expert
 
