@@ -80,6 +80,35 @@ def naming(path: str | os.PathLike[str], remedy: str = "correct it") -> Iterator
         raise _damage(where, error, remedy) from error
 
 
+@contextlib.contextmanager
+def loading(model: str | os.PathLike[str]) -> Iterator[None]:
+    """Name a model in the errors of its `from_pretrained`.
+
+    Args:
+        model: Folder, or name of a repository on the Hub.
+
+    Raises:
+        FileNotFoundError: It cannot be found, or the Hub cannot be reached.
+        ValueError: What was found cannot be read, or breaks a rule.
+
+    Example:
+        >>> from hf_mixture.hub.damage import loading
+        >>> with loading("me/model"):
+        ...     raise OSError("we could not connect")
+        Traceback (most recent call last):
+        FileNotFoundError: 'me/model' cannot be loaded: we could not connect
+    """
+    name = os.fspath(model)
+    try:
+        with naming(name):
+            yield
+    except OSError as error:
+        # What looks like a path cannot be a name on the Hub, which is what transformers would say of it.
+        missing = name.startswith((".", "/", "~")) and not os.path.exists(name)
+        said = "there is no such folder" if missing else str(error).splitlines()[0]
+        raise FileNotFoundError(f"{name!r} cannot be loaded: {said}") from error
+
+
 def _damage(where: str, error: Exception, remedy: str) -> ValueError:
     state = "incomplete" if isinstance(error, KeyError) else "truncated or damaged"
     return ValueError(f"{where} is {state} ({error_text(error, 300)}); {remedy}")

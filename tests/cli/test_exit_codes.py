@@ -117,6 +117,7 @@ def test_what_is_not_there(command: str, tmp_path: Path, capsys: pytest.CaptureF
     said = one_line([*command.split(), *words], capsys)
     # The remedy stands after the problem.
     assert any(mark in said for mark in ("; ", ": ", "Remedy", "see hf-mixture", "(choose from")), said
+    assert MISSING not in words or any(word in said for word in words)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import pkgutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +29,10 @@ def load(args: argparse.Namespace) -> tuple[Any, Any]:
     """Load the model of a command, and its tokenizer."""
     from transformers import AutoTokenizer
 
+    from hf_mixture.hub.damage import loading
+
     model = load_model(args)
-    with _one_line(args.model):
+    with loading(args.model):
         return model, AutoTokenizer.from_pretrained(args.model, revision=args.revision)
 
 
@@ -40,22 +40,13 @@ def load_model(args: argparse.Namespace) -> Any:
     """Load the model of a command."""
     from transformers import AutoModelForCausalLM
 
+    from hf_mixture.hub.damage import loading
+
     options = {"revision": args.revision, "dtype": args.dtype}
     if args.device_map is not None:
         options["device_map"] = args.device_map
-    with _one_line(args.model):
+    with loading(args.model):
         return AutoModelForCausalLM.from_pretrained(args.model, **options).eval()
-
-
-@contextlib.contextmanager
-def _one_line(name: str) -> Iterator[None]:
-    from hf_mixture.hub.damage import naming
-
-    try:
-        with naming(name):
-            yield
-    except OSError as error:
-        raise FileNotFoundError(f"{name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def behaviour_of(text: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from hf_mixture.hub.damage import loading
 from hf_mixture.moe.anatomy.find import find_routers
 from hf_mixture.moe.anatomy.router import MoeRouter
 from hf_mixture.moe.anatomy.ties import tied_routers
@@ -203,12 +204,14 @@ def empty_model(name: str | os.PathLike[str], *, revision: str | None = None) ->
         The model on the device "meta".
 
     Raises:
-        ValueError: If the configuration names no class of transformers.
+        FileNotFoundError: If there is no such model.
+        ValueError: If its configuration cannot be read, or names no class of transformers.
     """
     import torch
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(name, revision=revision)
+    with loading(name):
+        config = transformers.AutoConfig.from_pretrained(name, revision=revision)
     architecture = (config.architectures or [None])[0]
     model_class = getattr(transformers, architecture or "", None)
     with torch.device("meta"):

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hf_mixture.hub.damage import naming
+from hf_mixture.hub.damage import loading
 from hf_mixture.moe.mwq.config import MwqConfig
 
 
@@ -36,11 +36,8 @@ def quantise_checkpoint(
     target = Path(out)
     parts = target / ".parts"
     config = MwqConfig(**{**(config or MwqConfig()).to_dict(), "parts": str(parts)})
-    try:
-        with naming(model):
-            quantised = AutoModelForCausalLM.from_pretrained(model, quantization_config=config, **options)
-    except OSError as error:
-        raise FileNotFoundError(f"{model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    with loading(model):
+        quantised = AutoModelForCausalLM.from_pretrained(model, quantization_config=config, **options)
     quantised.save_pretrained(target)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=options.get("revision"))

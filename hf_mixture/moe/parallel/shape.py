@@ -128,7 +128,9 @@ class GpuCluster:
     gpus_per_node: int = 8
 
     def __post_init__(self) -> None:
-        if self.num_gpus < 1 or (self.num_gpus > self.gpus_per_node and self.num_gpus % self.gpus_per_node):
+        if self.num_gpus < 1:
+            raise ValueError(f"num_gpus={self.num_gpus} must be at least 1")
+        if self.num_gpus > self.gpus_per_node and self.num_gpus % self.gpus_per_node:
             raise ValueError(
                 f"num_gpus={self.num_gpus} does not fill nodes of gpus_per_node={self.gpus_per_node}; give a multiple"
             )

@@ -157,6 +157,8 @@ def test_what_is_refused():
         cluster_of("v100", 8)
     with pytest.raises(ValueError, match="num_gpus=12 does not fill nodes of gpus_per_node=8"):
         cluster_of("h100", 12)
+    with pytest.raises(ValueError, match="num_gpus=0 must be at least 1"):
+        cluster_of("h100", 0)
     with pytest.raises(ValueError, match="give the configuration of a sparse model"):
         plan_folding(LlamaConfig(), cluster_of("h100", 8), sequence=128, global_batch=8)
     with pytest.raises(ValueError, match="sequence=0 is not a positive whole number"):
