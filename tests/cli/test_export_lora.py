@@ -57,6 +57,19 @@ def test_modules_of_other_sizes_than_in_the_base_configuration_are_copied(mos_ad
     torch.testing.assert_close(exported(ids).logits, adapted(ids).logits, atol=1e-5, rtol=0)
 
 
+def test_indices_that_are_not_saved_are_drawn_again(mos_adapter: Path, tmp_path: Path) -> None:
+    base = mos_adapter.parent / "base"
+    config = MosConfig(
+        r=4, num_shards=2, target_modules=["q_proj", "down_proj"], init_weights=False, save_indices=False, index_seed=3
+    )
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert main(["export-lora", str(tmp_path / "adapter"), str(tmp_path / "lora"), "--base-model", str(base)]) == 0
+    exported = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "lora").eval()
+    ids = torch.arange(12)[None]
+    torch.testing.assert_close(exported(ids).logits, adapted(ids).logits)
+
+
 def test_the_revision_is_one_of_the_named_base_model_alone(
     mos_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

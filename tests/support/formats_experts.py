@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import tempfile
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,6 +152,18 @@ def _read_mos(folder: Path) -> Any:
     return {name: value.tolist() for name, value in model.state_dict().items() if "mos" in name}
 
 
+def _export(folder: Path) -> Any:
+    from safetensors.torch import load_file
+
+    from hf_mixture.adapters.mos.export_folder import export_lora_folder
+
+    with tempfile.TemporaryDirectory() as place:
+        base, lora = Path(place, "base"), Path(place, "lora")
+        _llama().config.save_pretrained(base)
+        export_lora_folder(folder, lora, base_model=str(base))
+        return {name: value.tolist() for name, value in load_file(lora / "adapter_model.safetensors").items()}
+
+
 def _hotswap(folder: Path) -> Any:
     from hf_mixture.adapters.mos.hotswap import hotswap_adapter
 
@@ -289,6 +302,13 @@ FORMATS = (
         _hotswap,
         ("adapter_config.json", "adapter_model.safetensors"),
         ("hf_mixture.adapters.mos.hotswap",),
+    ),
+    FileFormat(
+        "MoS adapter to export",
+        _mos,
+        _export,
+        ("adapter_config.json", "adapter_model.safetensors"),
+        ("hf_mixture.adapters.mos.export_folder",),
     ),
     FileFormat(
         "router trace",

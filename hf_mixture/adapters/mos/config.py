@@ -10,6 +10,9 @@ from peft import PeftConfig
 from peft.utils import PeftType
 
 
+_NAMES = ("target_modules", "exclude_modules", "modules_to_save", "target_parameters", "layers_pattern")
+
+
 @dataclass
 class MosConfig(PeftConfig):
     r"""Configuration of a Mixture of Shards (MoS) adapter, https://arxiv.org/abs/2410.00938.
@@ -118,6 +121,7 @@ class MosConfig(PeftConfig):
         self.peft_type = PeftType.MOS
         self.target_modules = _as_set(self.target_modules)
         self.exclude_modules = _as_set(self.exclude_modules)
+        self._check_types()
         self._check_numbers()
         self._check_choices()
 
@@ -146,6 +150,20 @@ class MosConfig(PeftConfig):
             raise ValueError(f"mos_alpha={self.mos_alpha!r} must be a finite number.")
         if not _is_number(self.mos_dropout) or not 0 <= self.mos_dropout < 1:
             raise ValueError(f"mos_dropout={self.mos_dropout!r} must be a probability in [0, 1).")
+
+    def _check_types(self) -> None:
+        for name in ("base_model_name_or_path", "revision"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a string or None.")
+        for name in ("save_indices", "subset_selection", "pair_dissociation", "init_weights", "fan_in_fan_out"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be true or false.")
+        for name in (*_NAMES, "layers_to_transform"):
+            value = getattr(self, name)
+            values = value if isinstance(value, list | tuple | set) else [] if value is None else [value]
+            wanted = "integers" if name == "layers_to_transform" else "names"
+            if not all(_is_int(one) if wanted == "integers" else isinstance(one, str) and one for one in values):
+                raise ValueError(f"{name}={value!r} must be a list of {wanted}, or None.")
 
     def _check_choices(self) -> None:
         if self.bias != "none":

@@ -21,6 +21,8 @@ from hf_mixture.adapters.mos.checkpoint import (
 )
 from hf_mixture.adapters.mos.config import MosConfig
 from hf_mixture.adapters.mos.export import export_lora, write_lora
+from hf_mixture.adapters.mos.layer import MosLayer
+from hf_mixture.adapters.mos.layout import draw_slot
 from hf_mixture.hub.reading import read_tensors
 
 
@@ -62,6 +64,11 @@ def export_lora_folder(
     if not isinstance(config, MosConfig):
         kind = getattr(config.peft_type, "value", "nameless")
         raise ValueError(f"{folder} holds a {kind} adapter; only MOS adapters can be exported exactly")
+    if config.target_modules is None and not config.target_parameters:
+        raise ValueError(
+            f"{folder / CONFIG_FILE} has neither target_modules nor target_parameters, which a saved adapter has; "
+            "restore it from an intact copy"
+        )
     if save_directory.exists() and any(save_directory.iterdir()):
         raise ValueError(
             f"{save_directory} is not empty; name a new folder, so that no file of another adapter stays in it"
@@ -73,6 +80,10 @@ def export_lora_folder(
     adapter = {key: value for key, value in tensors.items() if is_adapter_key(key)}
     inject_adapter_in_model(dataclasses.replace(config, modules_to_save=None), model, low_cpu_mem_usage=True)
     set_peft_model_state_dict(model, adapter, low_cpu_mem_usage=True)
+    if not config.save_indices:
+        # The layers drew them, and lost them to the device of the skeleton.
+        for layer in [module for module in model.modules() if isinstance(module, MosLayer)]:
+            layer.mos_index.register_buffer("default", draw_slot(config, layer.slots["default"]), persistent=False)
     lora, exported = export_lora(model)
     lora.modules_to_save = config.modules_to_save
     write_lora(save_directory, lora, exported | {key: tensors[key] for key in tensors if key not in adapter})
