@@ -48,6 +48,12 @@ def read_people(spec: PeopleSpec) -> Any:
     if missing:
         present = ", ".join(map(str, rows[0]))
         raise ValueError(f"people.file {spec.file!r} has no column {missing[0]!r}; it has {shorten(present, 300)}")
+    nameless = [name for name in rows[0] if not (name and name.isprintable())]
+    if nameless:
+        raise ValueError(
+            f"people.file {spec.file!r} has a column of the name {shorten(repr(nameless[0]), 100)}; give every column "
+            "a name that can be printed"
+        )
     wide = {*spec.values, *spec.times}
     with reading(path, "give a CSV file of numbers"):
         columns = {
@@ -55,7 +61,7 @@ def read_people(spec: PeopleSpec) -> Any:
             "times": [[_number(row[name]) for name in spec.times] for row in rows],
             **{name: [_number(row[name]) for row in rows] for name in rows[0] if name not in wide},
         }
-    return Dataset.from_dict(columns)
+        return Dataset.from_dict(columns)
 
 
 def _number(text: str) -> float | None:

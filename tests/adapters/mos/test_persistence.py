@@ -252,7 +252,6 @@ def test_another_base_model_is_refused_before_it_changes(changes, route, saved, 
     assert [type(module) for module in base.modules()] == modules
 
 
-@needs_adapter_methods()
 @pytest.mark.parametrize("save_indices", [True, False])
 def test_a_model_without_its_head_loads_the_adapter_as_well(save_indices, llama, mos_config, tokens, tmp_path):
     model = get_peft_model(llama(), mos_config(save_indices=save_indices)).eval()
@@ -261,7 +260,6 @@ def test_a_model_without_its_head_loads_the_adapter_as_well(save_indices, llama,
     assert torch.equal(AutoModel.from_pretrained(tmp_path).eval()(tokens).last_hidden_state, expected)
 
 
-@needs_adapter_methods()
 def test_a_model_with_a_head_loads_an_adapter_made_without(llama_folder, mos_config, tokens, tmp_path):
     config = mos_config(task_type="FEATURE_EXTRACTION")
     model = get_peft_model(AutoModel.from_pretrained(llama_folder), config).eval()
@@ -271,7 +269,6 @@ def test_a_model_with_a_head_loads_an_adapter_made_without(llama_folder, mos_con
     assert torch.equal(hidden, model(tokens).last_hidden_state)
 
 
-@needs_adapter_methods()
 def test_what_cannot_be_checked_before_is_checked_after_loading(llama, mos_config):
     model = get_peft_model(llama(), mos_config())
     model.base_model.model.model.layers[1].self_attn.q_proj.mos_index["default"][1, 2] = 999

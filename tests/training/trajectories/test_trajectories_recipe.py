@@ -167,3 +167,11 @@ def test_cells_that_are_empty_are_missing(tmp_path: Path) -> None:
     assert found["values"][0] == [1.0, None]
     assert found["times"][1] == [0.0, None]
     assert found["age"] == [30.0, 40.0]
+
+
+@pytest.mark.parametrize("name", ["", "\0age"])
+def test_columns_need_names_that_can_be_printed(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text(f"y1,t1,{name}\n1,0,30\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"people.csv' has a column of the name .* can be printed"):
+        read_people(PeopleSpec(file=str(path), values=["y1"], times=["t1"]))
