@@ -84,7 +84,8 @@ def published_mixture(
     parts: dict[str, float] = {}
     for name, group in groups.items():
         total = sum(group["parts"].values())
-        if abs(total - group["total"]) > 0.02:
+        # Written so that NaN, which compares with nothing, is refused too.
+        if not abs(total - group["total"]) <= 0.02:
             raise ValueError(
                 f"{where}: the parts of {name!r} sum to {total:.2f}, not to {group['total']}; correct one"
             )
@@ -97,7 +98,7 @@ def published_mixture(
         for name in amounts:
             check_text("domain name", name)
     total = sum(amounts.values())
-    if abs(total - document["grand_total"]) > 0.05:
+    if not abs(total - document["grand_total"]) <= 0.05:
         raise ValueError(f"{where}: the groups sum to {total:.2f}, not to {document['grand_total']}; correct one")
     return Mixture(
         amounts,

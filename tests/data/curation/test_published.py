@@ -118,6 +118,7 @@ PROPORTIONS = {
             "'a' stands in two groups",
         ),
         ({"groups": {"code": {"total": 4.0, "parts": {"a\0b": 4.0}}}}, r"proportions.yaml: domain name='a\\x00b'"),
+        ({"groups": {"code": {"total": 3.0, "parts": {"a": float("nan")}}}}, "the parts of 'code' sum to nan"),
         ({"groups": "x" * 5000}, r"proportions.yaml: \['groups'\]: '.{,400}$"),
     ],
 )
