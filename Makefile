@@ -25,7 +25,7 @@ help:
 	@echo "make quality     lint, types, import rules, documentation of the public names"
 	@echo "make style       format the code"
 	@echo "make bench       measure and write benchmarks/results/*.json"
-	@echo "make recipes     run the recipes whose results the documents show (about two hours)"
+	@echo "make recipes     run the recipes whose results the documents show (hours)"
 	@echo "make corpora     download seven domains of real text from Debian packages, for end-to-end"
 	@echo "make end-to-end  search mixtures on them and compare with natural and stratified sampling (about 20 minutes)"
 	@echo "make scoreboard  write the tables and figures of the documents from benchmarks/results/*.json"
